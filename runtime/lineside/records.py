@@ -71,6 +71,18 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """How a decoder reads its family's outputs: the [decode] table of a bundle."""
+
+    min_score: float = 0.25  # findings below it are dropped
+    nms_iou: float = 0.45  # of two boxes of one class that overlap more, the weaker is dropped
+    max_findings: int = 100
+    boxes: Literal["auto", "pixels", "unit"] = "auto"  # box outputs in canvas pixels, or 0 to 1 of the canvas
+    scores: Literal["auto", "probability", "logit"] = "auto"  # classifiers: a softmax is still to be done, or not
+    threshold: float | None = None  # anomaly models: at or above it a frame is anomalous
+
+
+@dataclass(frozen=True, slots=True)
 class Artefact:
     """One file of a bundle that some runtime can load. `path` is absolute."""
 
