@@ -38,6 +38,7 @@ class Frame:
     number: int  # counts every picture that the camera gave since the daemon started, skipped ones included
     captured_ns: int
     captured_wall_ns: int
+    ready_ns: int  # when the picture was decoded and oriented: where the frame path begins
 
 
 # --- what goes into a model and comes out of it -------------------------------------------------------------------

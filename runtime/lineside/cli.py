@@ -1,0 +1,75 @@
+"""The command line: each command calls one function of lineside.commands; only the chosen one is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lineside import __version__
+from lineside.errors import EXIT_CONFIG, ConfigError, LinesideError
+
+# name -> (module under lineside.commands, what `lineside --help` says)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "the daemon in the foreground: what the systemd unit starts"),
+    "check": ("check", "validate a configuration without hardware, or print its JSON Schema"),
+    "init": ("init", "write a first commented configuration, by asking or by flags"),
+    "probe": ("probe", "this board, its profile, and which backends and devices are here"),
+    "bundle": ("bundle", "make a model bundle out of a model, or show one"),
+    "infer": ("infer", "run a bundle on images or videos"),
+    "bench": ("bench", "measure a bundle on this device against a bare runtime loop"),
+    "snapshot": ("snapshot", "a camera's picture with zones and lines drawn, to aim it by"),
+    "status": ("status", "what a running daemon is doing, counters included"),
+    "subscribe": ("subscribe", "print and validate the messages of an MQTT broker"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status: 0, 1 when it failed, 78 when the configuration is at fault."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        module_name, summary = COMMANDS[words[0]]
+        module = importlib.import_module(f"lineside.commands.{module_name}")
+        parser = argparse.ArgumentParser(prog=f"lineside {words[0]}", description=summary)
+        module.add_arguments(parser)
+        return _call(module.run, parser.parse_args(words[1:]))
+    _top_parser().parse_args(words or ["--help"])
+    return 0
+
+
+def _call(run: object, args: argparse.Namespace) -> int:
+    assert callable(run)
+    try:
+        return int(run(args))
+    except ConfigError as error:
+        for line in error.lines:
+            print(f"lineside: {line}", file=sys.stderr)
+        return EXIT_CONFIG
+    except LinesideError as error:
+        print(f"lineside: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as in `lineside infer ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="lineside",
+        description="Camera frames in, decisions out: the edge inference runtime for production lines.",
+        epilog=f"commands:\n{listing}\n\n`lineside COMMAND --help` says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lineside {__version__}")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of those below")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
