@@ -1,0 +1,176 @@
+"""The clip camera: a video file or a folder of images, as the recording ran or as fast as the path takes it.
+
+`captured_ns` follows the recording's own timestamps from the moment of the first picture, in both paces, so that rules
+see the same times at any speed; with pace = "max_speed" it therefore runs ahead of the clock, while `wall_ns` is now.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Literal, TypeAlias
+
+from lineside.cameras.ffmpeg import Reader, prepare
+from lineside.errors import ConfigError, DeviceError
+from lineside.records import Captured, Image
+
+FOLDER_FPS = 10.0
+UNKNOWN_FPS = 25.0  # a raw stream states none
+DAMAGED_IN_A_ROW = 16  # damaged packets to read past where the container does not say how many pictures are left
+
+Shot: TypeAlias = tuple[float, Image]  # seconds from the start of the recording, picture
+
+
+class ClipCamera:
+    """contracts.Camera on a recording. `counts["bad"]` are pictures that are stated or listed but don't decode."""
+
+    live = False  # waits for its reader: nothing is lost when the path is slow
+
+    def __init__(
+        self,
+        path: str | Path,
+        pace: Literal["real_time", "max_speed"] = "real_time",
+        loop: bool = False,
+        fps: float | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._paced = pace == "real_time"
+        self._loop = loop
+        self._fps = fps
+        self._closing = Event()
+        self._reader: Reader | None = None
+        self._shots: Iterator[Shot] = iter(())
+        self._period_s = 1 / FOLDER_FPS
+        self.counts: dict[str, int] = {"bad": 0}
+        if not self._path.exists():
+            raise ConfigError(f"path = '{path}': no such file or folder")
+        if self._path.is_dir() and not self._pictures():
+            raise ConfigError(f"path = '{path}': the folder has no image file")
+        prepare()
+
+    def open(self) -> None:
+        """Open the recording at its start. Raises ConfigError if it is no video, DeviceError if it cannot be read."""
+        self._closing.clear()
+        if self._path.is_dir():
+            self._period_s = 1 / (self._fps or FOLDER_FPS)
+        else:
+            self._reader = self._video()
+            stated = self._reader.fps()
+            self._period_s = 1 / (self._fps or (stated if 0.01 <= stated <= 1000 else UNKNOWN_FPS))
+        self._shots = self._timed()
+
+    def read(self) -> Captured | None:
+        """The next picture, at its time if paced."""
+        shot = next(self._shots, None)
+        if self._closing.is_set():
+            raise DeviceError(f"clip {self._path}: closed")
+        if shot is None:
+            return None
+        due_ns = self._begun_ns + int(shot[0] * 1e9)
+        if self._paced:
+            self._wait_until(due_ns)
+        behind_ns = time.monotonic_ns() - due_ns if self._paced else 0
+        return Captured(shot[1], due_ns, time.time_ns() - behind_ns)
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _wait_until(self, due_ns: int) -> None:
+        wait_s = (due_ns - time.monotonic_ns()) / 1e9
+        if wait_s > 0 and self._closing.wait(wait_s):
+            raise DeviceError(f"clip {self._path}: closed")
+
+    def _timed(self) -> Iterator[Shot]:
+        """Every pass over the recording, on one time line that starts with the first picture."""
+        pass_s = 0.0
+        while True:
+            shown_s = -self._period_s
+            for index, (stated_s, image) in enumerate(self._one_pass()):
+                if index == 0:
+                    first_s = stated_s
+                    if pass_s == 0.0:
+                        self._begun_ns = time.monotonic_ns()
+                later = stated_s - first_s > shown_s
+                shown_s = stated_s - first_s if later and self._fps is None else shown_s + self._period_s
+                yield pass_s + shown_s, image
+            if self._closing.is_set():
+                return
+            if shown_s < 0:
+                raise ConfigError(f"path = '{self._path}': not one picture in it can be decoded")
+            if not self._loop:
+                return
+            pass_s += shown_s + self._period_s
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = self._video()
+
+    def _one_pass(self) -> Iterator[Shot]:
+        return self._read_folder() if self._reader is None else self._read_video(self._reader)
+
+    # --- video file
+
+    def _video(self) -> Reader:
+        try:
+            with self._path.open("rb"):
+                pass
+        except OSError as error:
+            raise DeviceError(f"clip {self._path}: cannot be read: {error.strerror}") from error
+        try:
+            return Reader(str(self._path.absolute()))
+        except DeviceError as error:
+            raise ConfigError(
+                f"path = '{self._path}': FFmpeg finds no video in it: empty, cut off, or another kind of file"
+            ) from error
+
+    def _read_video(self, reader: Reader) -> Iterator[Shot]:
+        stated, good, damaged, run = reader.pictures(), 0, 0, 0
+        missed, shown_s = 0, 0.0  # by the gaps between timestamps
+        period_s = 1 / (reader.fps() or UNKNOWN_FPS)
+        while not self._closing.is_set() and run <= max(DAMAGED_IN_A_ROW, stated - good):
+            image = reader.retrieve() if reader.grab() else None
+            if image is None:
+                run += 1  # a damaged packet, or the end: only reading on tells
+                continue
+            self.counts["bad"] += run
+            damaged, good, run = damaged + run, good + 1, 0
+            position_s = reader.position_s()
+            if good > 1:
+                missed += max(0, round((position_s - shown_s) / period_s) - 1)
+            shown_s = position_s
+            yield position_s, image
+        # some containers skip damaged pictures without a word: believe count and timestamps only where both miss some
+        tail = max(0, stated - 1 - round(shown_s / period_s)) if good else stated
+        self.counts["bad"] += max(0, min(stated - good, missed + tail) - damaged)
+
+    # --- folder of images
+
+    def _pictures(self) -> list[Path]:
+        from lineside.images import SUFFIXES
+
+        found = (path for path in self._path.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        return sorted(
+            found,
+            key=lambda path: [
+                (int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", path.name)
+            ],
+        )
+
+    def _read_folder(self) -> Iterator[Shot]:
+        from lineside.images import read_image
+
+        try:
+            pictures = self._pictures()
+        except OSError as error:
+            raise DeviceError(f"clip {self._path}: cannot be read: {error.strerror}") from error
+        for index, path in enumerate(pictures):
+            try:
+                image = read_image(path)
+            except ConfigError:
+                self.counts["bad"] += 1
+                continue
+            yield index * self._period_s, image
