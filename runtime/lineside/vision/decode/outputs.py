@@ -1,0 +1,106 @@
+"""What decoders share: whether a model's outputs fit, and which of its thousands of candidates survive.
+
+Scores are compared as the model gave them, quantised or not; only survivors are turned into real numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lineside.errors import ConfigError
+from lineside.records import InputSpec, Tensor, TensorSpec
+from lineside.vision.boxes import Boxes, ClassIds, Scores
+
+Indices = NDArray[np.intp]
+Raw = NDArray[Any]
+
+
+def misfit(outputs: Iterable[TensorSpec], expected: str) -> ConfigError:
+    """The model's outputs are not this family's."""
+    came = ", ".join(describe(output) for output in outputs)
+    return ConfigError(f"the model's outputs are {came or 'none'}; expected {expected}")
+
+
+def wrong_labels(labels: Sequence[str], classes: int | str) -> ConfigError:
+    """The number of labels is not the number of classes."""
+    return ConfigError(f"{len(labels)} labels were given, but the model has {classes} classes: correct the label file")
+
+
+def describe(output: TensorSpec) -> str:
+    sizes = ", ".join("?" if size is None else str(size) for size in output.shape)
+    return f"{output.name} {output.dtype} [{sizes}]"
+
+
+def trimmed(shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    """The shape without its leading batch of 1 (or of a free size)."""
+    return tuple(shape[1:]) if len(shape) > 1 and shape[0] in (1, None) else tuple(shape)
+
+
+def is_quantised(tensor: Tensor | TensorSpec) -> bool:
+    dtype = np.dtype(tensor.dtype) if isinstance(tensor, TensorSpec) else tensor.raw.dtype
+    return dtype.kind in "iu"
+
+
+def largest(output: TensorSpec) -> float:
+    """The largest real value that this output can hold; infinite unless it is quantised."""
+    if not is_quantised(output):
+        return math.inf
+    return (float(np.iinfo(np.dtype(output.dtype)).max) - output.zero_point) * output.scale
+
+
+def level(tensor: Tensor, value: float) -> float | int:
+    """`Tensor.level`, rounded up for integers: numpy then compares without leaving the integer type."""
+    found = tensor.level(value)
+    return math.ceil(found - 1e-6) if is_quantised(tensor) else found
+
+
+def surviving_columns(scores: Raw, at_least: float | int) -> Indices:
+    """(C, N) -> the columns whose largest score is high enough: the maximum over channels first is the cheap way."""
+    return np.flatnonzero(scores.max(axis=0) >= at_least)
+
+
+def surviving_rows(scores: Raw, at_least: float | int) -> Indices:
+    """(N, C) -> the rows with a score that is high enough; a maximum over short rows costs three times as much."""
+    return np.unique(np.flatnonzero(scores >= at_least) // scores.shape[1])
+
+
+def best_class(scores: NDArray[np.float32]) -> tuple[Scores, ClassIds]:
+    """(n, C) real scores of the survivors -> their best score and its class."""
+    class_ids = scores.argmax(axis=1)
+    return scores[np.arange(len(scores)), class_ids], class_ids.astype(np.int32)
+
+
+def grid(canvas: tuple[int, int], strides: Sequence[int]) -> NDArray[np.float32]:
+    """(N, 3): column, row and stride of each cell, stride after stride, row after row. `canvas` is width, height."""
+    width, height = canvas
+    cells = []
+    for stride in strides:
+        rows, columns = np.mgrid[0 : -(-height // stride), 0 : -(-width // stride)]
+        cells.append(np.stack([columns.ravel(), rows.ravel(), np.full(rows.size, stride)], axis=1))
+    return np.concatenate(cells).astype(np.float32)
+
+
+def canvas_size(input: InputSpec) -> tuple[int, int]:
+    """Width and height of the model's input. Raises ConfigError if the model takes any size."""
+    if input.width_px is None or input.height_px is None:
+        raise ConfigError("this decoder needs a model of fixed size: give width_px and height_px in [input]")
+    return input.width_px, input.height_px
+
+
+def in_pixels(boxes: Boxes, unit: bool | None, width: int, height: int) -> Boxes:
+    """Boxes of 0 to 1 become canvas pixels. `unit` None: look; no real box in pixels lies within 2 x 2 pixels."""
+    if unit is None:
+        unit = boxes.size > 0 and float(boxes.max()) <= 2.0
+    return boxes * np.array([width, height, width, height], np.float32) if unit else boxes
+
+
+def unit_boxes(setting: str, output: TensorSpec) -> bool | None:
+    """Whether this output holds boxes of 0 to 1; None where only the values will tell."""
+    if setting != "auto":
+        return setting == "unit"
+    return largest(output) < 4.0 if is_quantised(output) else None

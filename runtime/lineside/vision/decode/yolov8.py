@@ -1,0 +1,94 @@
+"""YOLOv8 and YOLO11, raw head: boxes cx cy w h and one score a class, no objectness.
+
+Layout from Ultralytics' exporters: one output [1, 4 + C, N] (or transposed), or boxes [1, 4, N] and scores [1, C, N]
+as two outputs, which INT8 models need (one scale for both would round every score to 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lineside.errors import ConfigError
+from lineside.records import DecodeSettings, Detections, InputSpec, Placement, Tensor, TensorSpec
+from lineside.vision.boxes import NOTHING, corners_of_centres, settle
+from lineside.vision.decode import outputs as out
+
+EXPECTED = "one output [1, 4 + classes, N] or [1, N, 4 + classes], or boxes [1, 4, N] and scores [1, classes, N]"
+COARSEST_SCORE = 0.1  # a step of the scores above this leaves nothing to compare
+
+
+class YoloV8Decoder:
+    def __init__(
+        self, outputs: tuple[TensorSpec, ...], labels: tuple[str, ...], input: InputSpec, settings: DecodeSettings
+    ) -> None:
+        classes = len(labels)
+        shapes = [out.trimmed(output.shape) for output in outputs]
+        if len(outputs) not in (1, 2) or any(len(shape) != 2 for shape in shapes):
+            raise out.misfit(outputs, EXPECTED)
+        if len(outputs) == 1:
+            self._boxes_at = self._scores_at = 0
+            self._columns = _channels_first(outputs, shapes[0], 4 + classes, labels)
+            self._box_channels, self._score_channels = slice(0, 4), slice(4, 4 + classes)
+            if _other(shapes[0], self._columns) in (6, 7) and classes > 3:
+                raise out.misfit(outputs, EXPECTED)
+        else:
+            self._boxes_at = 0 if 4 in shapes[0] else 1
+            self._scores_at = 1 - self._boxes_at
+            if classes == 4 and shapes[0] == shapes[1]:  # told apart by what they can hold
+                self._boxes_at = 0 if "box" in outputs[0].name or out.largest(outputs[0]) > 1.5 else 1
+                self._scores_at = 1 - self._boxes_at
+            if 4 not in shapes[self._boxes_at]:
+                raise out.misfit(outputs, EXPECTED)
+            self._columns = _channels_first(outputs, shapes[self._scores_at], classes, labels)
+            self._box_channels, self._score_channels = slice(0, 4), slice(0, classes)
+        scores = outputs[self._scores_at]
+        if out.is_quantised(scores) and scores.scale > COARSEST_SCORE:
+            raise ConfigError(
+                f"output {scores.name} holds boxes and scores with one quantisation step of {scores.scale:.3g}, which "
+                "rounds every score to 0: export boxes and scores as two outputs, or boxes as 0 to 1"
+            )
+        self._unit = out.unit_boxes(settings.boxes, outputs[self._boxes_at])
+        self._settings = settings
+
+    def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Detections:
+        boxes_of, scores_of = outputs[self._boxes_at], outputs[self._scores_at]
+        at_least = out.level(scores_of, self._settings.min_score)
+        if self._columns:
+            raw = scores_of.raw[0, self._score_channels]
+            found = out.surviving_columns(raw, at_least)
+            if found.size == 0:
+                return NOTHING
+            scores, class_ids = out.best_class(scores_of.real((0, self._score_channels, found)).T)
+            boxes = boxes_of.real((0, self._box_channels, found)).T
+        else:
+            raw = scores_of.raw[0, :, self._score_channels]
+            found = out.surviving_rows(raw, at_least)
+            if found.size == 0:
+                return NOTHING
+            scores, class_ids = out.best_class(scores_of.real((0, found, self._score_channels)))
+            boxes = boxes_of.real((0, found, self._box_channels))
+        boxes = out.in_pixels(boxes, self._unit, placement.canvas_width_px, placement.canvas_height_px)
+        corners = corners_of_centres(np.ascontiguousarray(boxes))
+        return settle(corners, scores, class_ids, placement, self._settings.nms_iou, self._settings.max_findings)
+
+
+def _channels_first(
+    outputs: tuple[TensorSpec, ...], shape: tuple[int | None, ...], channels: int, labels: tuple[str, ...]
+) -> bool:
+    """Whether channels come before candidates; where both could be, the first as Ultralytics writes it."""
+    if channels in shape:
+        return shape[0] == channels
+    known = [size for size in shape if size is not None]
+    if len(known) == 2 and min(known) > 6 and max(known) > 4 * min(known):
+        extra = channels - len(labels)
+        raise ConfigError(
+            f"{out.misfit(outputs, EXPECTED)}; the {len(labels)} labels of this bundle would need {channels} channels, "
+            f"the model has {min(known)}, so {min(known) - extra} classes"
+        )
+    raise out.misfit(outputs, EXPECTED)
+
+
+def _other(shape: tuple[int | None, ...], columns: bool) -> int | None:
+    return shape[1] if columns else shape[0]
