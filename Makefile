@@ -1,0 +1,40 @@
+# Needs only python3 >= 3.11, python3-venv and make; everything else is set up on first use. `make help` lists targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+CLIP ?=
+BUNDLE ?=
+PYTEST ?=
+STAMPS := $(VENV)/.lineside
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(STAMPS)/demo  ## parts on a belt become decisions on MQTT; CLIP=path.mp4 BUNDLE=dir for your own
+	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
+
+test: $(STAMPS)/dev $(STAMPS)/system  ## every test; PYTEST='-k gate -x' narrows it
+	@$(BIN)/python -m pytest $(PYTEST)
+
+test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
+	@tools/test_wheel.sh $(PYTEST)
+
+check: $(STAMPS)/dev  ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(STAMPS)/dev  ## speed and memory against lean baselines in the same run
+	@$(BIN)/python tools/bench_path.py
+
+setup: $(STAMPS)/dev $(STAMPS)/system  ## what `make test` needs, without running it
+
+$(STAMPS)/%: pyproject.toml tools/setup.sh
+	@tools/setup.sh $*
+
+clean:  ## remove whatever the targets above made, the virtual environment included
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help demo test test-wheel check bench setup clean

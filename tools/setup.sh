@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Sets up what a make target needs, and leaves a stamp so that the next time costs nothing.
+#   tools/setup.sh demo     .venv with the extra `demo`
+#   tools/setup.sh dev      .venv with everything that the tests and checks import
+#   tools/setup.sh system   Debian packages of the tests' real peers (broker, cameras, systemd); named if not installable
+set -euo pipefail
+cd "$(dirname "$0")/.."
+VENV=.venv
+STAMPS=$VENV/.lineside
+
+# The real peers of tests/: a broker, pseudo serial lines, an RTSP server, a booted systemd, a C compiler for a stand-in
+# accelerator. On a machine with systemd as PID 1, Debian starts the packaged mosquitto; the tests start their own.
+PACKAGES=(
+  mosquitto socat openssl gcc libc6-dev systemd systemd-container udev
+  python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
+  gstreamer1.0-plugins-ugly
+)
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+find_python() { # the first python3 >= 3.11 that can make a virtual environment; prints its path
+  local name
+  for name in "${PYTHON:-python3}" python3 /usr/bin/python3 python3.{14,13,12,11}; do
+    if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  say "no python3 >= 3.11 with venv found; on Debian and Ubuntu: apt install python3 python3-venv"
+  return 1
+}
+
+make_venv() { # $1: extra
+  if ! "$VENV/bin/python" -c 'import pip' 2>/dev/null; then
+    local python
+    python=$(find_python)
+    say "virtual environment $VENV from $python ($("$python" --version))"
+    "$python" -m venv --clear "$VENV"
+  fi
+  say "installing lineside[$1] into $VENV (first time: a few minutes)"
+  local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --editable ".[$1]")
+  if ! "${pip[@]}"; then
+    say "pip failed; trying once more in 5 s"
+    sleep 5
+    "${pip[@]}"
+  fi
+}
+
+install_packages() {
+  local missing=() package apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q)
+  if ! command -v dpkg-query >/dev/null; then
+    say "not a Debian: tests that need one of these are skipped where it is absent: ${PACKAGES[*]}"
+    return
+  fi
+  for package in "${PACKAGES[@]}"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+  if ((EUID != 0)); then
+    if sudo -n true 2>/dev/null; then
+      apt=(sudo "${apt[@]}")
+    else
+      say "tests that need one of these are skipped (no root, no sudo without password); apt install ${missing[*]}"
+      return
+    fi
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  local install=("${apt[@]}" install --yes --no-install-recommends "${missing[@]}")
+  "${apt[@]}" update || true
+  "${install[@]}" || { say "apt failed; trying once more"; "${install[@]}"; } ||
+    say "tests that need one of these are skipped: ${missing[*]}"
+}
+
+case ${1:-} in
+  demo | dev) make_venv "$1" ;;
+  system) install_packages ;;
+  *) say "usage: tools/setup.sh demo|dev|system" && exit 64 ;;
+esac
+mkdir -p "$STAMPS"
+touch "$STAMPS/$1"
