@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from lineside.errors import ConfigError
 from lineside.records import DecodeSettings, Detections, InputSpec, Placement, Tensor, TensorSpec
 from lineside.vision.boxes import NOTHING, corners_of_centres, settle
@@ -60,8 +58,9 @@ class YoloV8Decoder:
             found = out.surviving_columns(raw, at_least)
             if found.size == 0:
                 return NOTHING
-            scores, class_ids = out.best_class(scores_of.real((0, self._score_channels, found)).T)
-            boxes = boxes_of.real((0, self._box_channels, found)).T
+            # numpy puts the picked candidates first when a slice stands between two picks: (n, channels)
+            scores, class_ids = out.best_class(scores_of.real((0, self._score_channels, found)))
+            boxes = boxes_of.real((0, self._box_channels, found))
         else:
             raw = scores_of.raw[0, :, self._score_channels]
             found = out.surviving_rows(raw, at_least)
@@ -70,7 +69,7 @@ class YoloV8Decoder:
             scores, class_ids = out.best_class(scores_of.real((0, found, self._score_channels)))
             boxes = boxes_of.real((0, found, self._box_channels))
         boxes = out.in_pixels(boxes, self._unit, placement.canvas_width_px, placement.canvas_height_px)
-        corners = corners_of_centres(np.ascontiguousarray(boxes))
+        corners = corners_of_centres(boxes)
         return settle(corners, scores, class_ids, placement, self._settings.nms_iou, self._settings.max_findings)
 
 
