@@ -69,6 +69,7 @@ class Capture:
         reopen_min_s: float = 0.5,
         reopen_max_s: float = 15.0,
         stall_s: float | None = None,
+        stale_s: float = 0.5,
         beat: Beat = lambda: None,
     ) -> None:
         self.name = name
@@ -81,6 +82,8 @@ class Capture:
         self._orientation = orientation or Orientation()
         self._reopen_s = (reopen_min_s, reopen_max_s)
         self._stall_s = stall_s if stall_s is not None and self._live else float("inf")
+        self._stale_s = stale_s if mode == "freshest" and self._live else float("inf")
+        self._fresh_ns = 0  # when the last picture came that was not stale
         self._beat = beat
         self._latest = LatestFrame() if mode == "freshest" else None
         self._queue: FrameQueue = self._latest or PartQueue(queue_frames)
@@ -129,7 +132,7 @@ class Capture:
         return {
             "state": self._state,
             "frames": self._counts["frames"],
-            "skipped": self._latest.skipped if self._latest else 0,
+            "skipped": self._counts["stale"] + (self._latest.skipped if self._latest else 0),
             "lost": self._counts["lost"],
             "bad": driver["bad"],
             "dropped": driver["dropped"],
@@ -141,6 +144,7 @@ class Capture:
             else 0.0,
             "width_px": self._size_px[0],
             "height_px": self._size_px[1],
+            "adjusted": dict(getattr(self._run.camera, "adjusted", {})),
             "last_error": self._last_error,
         }
 
@@ -165,6 +169,7 @@ class Capture:
             try:
                 self._state = "opening"
                 run.call(run.camera.open, self._stall_s + OPEN_ALLOWANCE_S)
+                self._fresh_ns = time.monotonic_ns()
                 self._stream(run)
                 return
             except ConfigError:
@@ -202,6 +207,9 @@ class Capture:
             self._state = "streaming"
             self._size_px = (image.shape[1], image.shape[0])
             self._read_ns.append(now_ns)
+            if now_ns - captured.captured_ns > self._stale_s * 1e9:
+                return self._skip_stale(now_ns)
+            self._fresh_ns = now_ns
             delivered = self._queue.put(frame, 0.0)
         if not delivered and self._live:  # waiting would only move the loss into the driver, where nobody counts it
             self._counts["lost"] += 1
@@ -211,6 +219,12 @@ class Capture:
             return
         while not delivered and self._counts_on(run):
             delivered = self._queue.put(frame, ROUND_S)
+
+    def _skip_stale(self, now_ns: int) -> None:
+        """A buffer somewhere held this picture back; newer ones follow at once, or else the source is at fault."""
+        self._counts["stale"] += 1
+        if now_ns - self._fresh_ns > (self._stale_s + self._stall_s) * 1e9:
+            raise DeviceError(f"every picture is more than {self._stale_s:g} s old when it comes")
 
     # --- the watch thread
 

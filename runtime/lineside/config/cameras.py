@@ -44,6 +44,9 @@ class _Common(BaseModel):
         None,
         description="[x, y, width, height] in pixels of the picture after rotate and flip; the path sees only this",
     )
+    stale_s: Annotated[float, _within(0.05, 3600, "a camera")] = Field(
+        0.5, description="In mode freshest, a picture that a buffer held back for longer is skipped and counted"
+    )
     queue_frames: Annotated[int, _within(1, 1024, "a camera's queue")] = Field(
         4, description="Pictures that may wait for the pipeline in mode every"
     )
