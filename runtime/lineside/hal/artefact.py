@@ -1,0 +1,118 @@
+"""What every backend checks before its runtime sees a model: that the file is one and takes the bundle's input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from lineside.errors import ConfigError
+from lineside.records import Artefact, InputSpec, TensorSpec
+
+Options: TypeAlias = Mapping[str, str | int | float | bool]
+
+_COPY_AGAIN = "copy the bundle again, or export the model again"
+
+
+def check_file(artefact: Artefact, formats: Sequence[str], backend: str) -> None:
+    """Raises ConfigError when the file is absent, empty, or of another kind than its bundle says."""
+    path = Path(artefact.path)
+    if artefact.format not in formats:
+        raise ConfigError(f"{path}: {backend} cannot run a model of format {artefact.format!r}: {_one_of(formats)}")
+    for part in (path, path.with_suffix(".bin")) if artefact.format == "openvino" else (path,):
+        try:
+            with part.open("rb") as file:
+                head = file.read(64)
+        except OSError as error:
+            raise ConfigError(f"{part}: model file cannot be read: {error.strerror}: {_COPY_AGAIN}") from error
+        if not head:
+            raise ConfigError(f"{part}: model file is empty: {_COPY_AGAIN}")
+        if part is path and not _looks_like(artefact.format, head):
+            raise ConfigError(f"{part}: is no {artefact.format} model ({_guess(head)}): {_COPY_AGAIN}")
+
+
+def unreadable(artefact: Artefact, runtime: str, error: Exception) -> ConfigError:
+    """What to say when a runtime refuses a file that looked right at its head."""
+    size_kb = os.path.getsize(artefact.path) / 1000
+    return ConfigError(
+        f"{artefact.path}: {runtime} cannot read this model ({first_line(error)}): "
+        f"the file ({size_kb:.0f} kB) is truncated or damaged, or uses what {runtime} does not know: {_COPY_AGAIN}"
+    )
+
+
+def first_line(error: object) -> str:
+    """The first meaningful line of a vendor's message, short enough for one log line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0][:300]
+
+
+def image_input(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> TensorSpec:
+    """The model's one picture input. Raises ConfigError where it contradicts the bundle's `[input]`."""
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise ConfigError(f"{path}: has {len(inputs)} inputs ({names}): lineside feeds one picture: export it with one")
+    spec = inputs[0]
+    if len(spec.shape) != 4:
+        raise ConfigError(f"{path}: input {spec.name!r} has shape {spec.shape}: a picture needs 4 sizes")
+    nchw = input.layout == "nchw"
+    _, *sizes = spec.shape
+    channels, height, width = sizes if nchw else (sizes[2], sizes[0], sizes[1])
+    wanted = 1 if input.color == "gray" else 3
+    if channels not in (wanted, None):
+        raise ConfigError(
+            f'{path}: input {spec.name!r} is {spec.shape}: with layout = "{input.layout}" and color = "{input.color}" '
+            f"it should have {wanted} channel(s): correct [input] in model.toml"
+        )
+    for side, has, says in (("height_px", height, input.height_px), ("width_px", width, input.width_px)):
+        if has is not None and has != says:
+            raise ConfigError(f"{path}: [input] {side} = {says}: the model takes {has}: correct it in model.toml")
+    return spec
+
+
+def with_one(shape: Sequence[object]) -> tuple[int | None, ...]:
+    """A shape as a runtime reports it: free sizes become None, and a free batch 1."""
+    sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
+    return (1, *sizes[1:]) if sizes and sizes[0] is None else tuple(sizes)
+
+
+def take(options: Options, where: str, known: Mapping[str, type]) -> None:
+    """Raises ConfigError for an option that `where` does not have, or of the wrong type."""
+    for name, value in options.items():
+        if name not in known:
+            allowed = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"{where}: option {name!r} is unknown; known are {allowed}")
+        wanted = known[name]
+        right = isinstance(value, (int, float) if wanted is float else wanted)
+        if not right or (isinstance(value, bool) and wanted is not bool):
+            raise ConfigError(f"{where}: option {name} = {value!r}: must be {_TYPES[wanted]}")
+
+
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _looks_like(format: str, head: bytes) -> bool:
+    if format in ("tflite", "edgetpu"):
+        return head[4:8] == b"TFL3"
+    if format == "openvino":
+        return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith((b"<?xml", b"<net"))
+    return head[0] in b"\x08\x12\x1a\x22\x2a\x32\x3a\x42"  # a protobuf field 1 to 8 of onnx.ModelProto comes first
+
+
+def _guess(head: bytes) -> str:
+    for format in ("tflite", "openvino"):
+        if _looks_like(format, head):
+            return f"it looks like {format}"
+    for magic, name in (
+        (b"PK", "a zip or PyTorch file"),
+        (b"\x89HDF", "a Keras HDF5 file"),
+        (b"version https", "a Git LFS pointer"),
+    ):
+        if head.startswith(magic):
+            return f"it looks like {name}"
+    return "its first bytes are " + head[:8].hex(" ")
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return "add an artefact of format " + " or ".join(names)

@@ -1,0 +1,228 @@
+"""OpenVINO: one compiled model on the CPU, GPU, NPU or AUTO; a slot is an inference request.
+
+A float model gets the canvas as it is, uint8 NHWC BGR: colour order and normalisation are compiled into its graph.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lineside.errors import ConfigError, DeviceError
+from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable
+from lineside.hal.board import allowed_cores
+from lineside.hal.pixels import PixelWriter, per_channel
+from lineside.hal.tflite import read_tflite
+from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
+from lineside.registry import vendor
+
+FORMATS = ("openvino", "onnx", "tflite")
+DEVICES = ("cpu", "gpu", "npu", "auto")
+_OPTIONS: dict[str, type] = {
+    "precision": str,  # of float layers: auto | f32 | bf16 | f16
+    "cache": bool,  # keep the compiled model in the cache folder
+    "turbo": bool,  # NPU
+}
+_REMEDY = {
+    "gpu": "install intel-opencl-icd, and let the service's user into the group `render`",
+    "npu": "install Intel's linux-npu-driver packages on Linux 6.6 or newer (/dev/accel/accel0 must be there), and let "
+    "the service's user into the group `render`",
+}
+
+
+class OpenVinoBackend:
+    """Options: see `_OPTIONS`. `device`: cpu, gpu, gpu.1, npu, auto, auto:npu,cpu.
+
+    precision = "auto" leaves the runtime's choice: bf16 for the float layers where a CPU has it (twice as fast on
+    MobileNetV2, INT8 layers are not touched), f16 on a GPU or NPU. "f32" gives FP32's answers, for parity.
+    """
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        input: InputSpec,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        slots: int = 1,
+        options: Options | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        options = options or {}
+        take(options, "openvino", _OPTIONS)
+        kinds = [name.partition(".")[0] for name in device.replace("auto:", "auto,").split(",")]
+        if any(kind not in DEVICES for kind in kinds) or (len(kinds) > 1 and kinds[0] != "auto"):
+            raise ConfigError(f"openvino: device {device!r} is unknown; known are {', '.join(DEVICES)}, auto:npu,cpu")
+        check_file(artefact, FORMATS, "openvino")
+        ov = vendor("openvino")
+        core = ov.Core()
+        if kinds[0] in _REMEDY:
+            _check_present(core, device, kinds[0])
+        model = _read(core, artefact)
+        self.inputs, self.outputs = _specs(model, artefact)
+        spec = image_input(artefact.path, self.inputs, input)
+        folded = spec.dtype not in ("uint8", "int8")
+        model = _prepare(ov, model, input, spec, folded=folded)
+        config = _config(kinds, threads, slots, options, cache_dir)
+        try:
+            compiled = core.compile_model(model, device.upper(), config)
+        except RuntimeError as error:
+            if kinds[0] in _REMEDY:
+                raise DeviceError(
+                    f"openvino: {device} did not open: {first_line(error)}: {_REMEDY[kinds[0]]}"
+                ) from error
+            raise unreadable(artefact, "OpenVINO", error) from error
+        self.device = _truly(compiled) if kinds[0] == "auto" else device
+        self._slots = [
+            _Slot(ov, compiled.create_infer_request(), input, spec, self.outputs, folded=folded) for _ in range(slots)
+        ]
+
+    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+        try:
+            return self._slots[slot].infer(pixels)
+        except RuntimeError as error:
+            raise DeviceError(f"openvino: {self.device} failed: {first_line(error)}") from error
+
+    def close(self) -> None:
+        self._slots = []
+
+
+class _Slot:
+    """One inference request. Where nothing is folded into the graph it owns the input that PixelWriter fills."""
+
+    def __init__(
+        self,
+        ov: Any,
+        request: Any,
+        input: InputSpec,
+        spec: TensorSpec,
+        outputs: tuple[TensorSpec, ...],
+        *,
+        folded: bool,
+    ) -> None:
+        self._tensor = ov.Tensor
+        self._request, self._outputs = request, outputs
+        self._writer = None if folded and input.color != "gray" else _writer(input, spec, folded=folded)
+        self._nchw = input.layout == "nchw" and not folded
+        self._channels, self._dtype = 1 if input.color == "gray" else 3, "uint8" if folded else spec.dtype
+        self._buffer = np.empty((0, 0, 0, 0), self._dtype)
+
+    def infer(self, pixels: Image) -> tuple[Tensor, ...]:
+        if self._writer is None:
+            canvas = np.ascontiguousarray(pixels)
+            self._request.set_input_tensor(self._tensor(canvas[None], shared_memory=True))
+        else:
+            self._write(pixels)
+        self._request.infer(share_outputs=True)
+        return tuple(
+            Tensor(spec.name, self._request.get_output_tensor(number).data, spec.scale, spec.zero_point)
+            for number, spec in enumerate(self._outputs)
+        )
+
+    def _write(self, pixels: Image) -> None:
+        height, width = pixels.shape[:2]
+        shape = (1, self._channels, height, width) if self._nchw else (1, height, width, self._channels)
+        if self._buffer.shape != shape:
+            self._buffer = np.empty(shape, self._dtype)
+            self._request.set_input_tensor(self._tensor(self._buffer, shared_memory=True))
+        assert self._writer is not None
+        self._writer.write(pixels, self._buffer[0])
+
+
+def _writer(input: InputSpec, spec: TensorSpec, *, folded: bool) -> PixelWriter:
+    if not folded:
+        return PixelWriter(input, spec)
+    plain = InputSpec(input.width_px, input.height_px, input.color, "nhwc")  # grey only; the graph normalises
+    return PixelWriter(plain, TensorSpec(spec.name, spec.shape, "uint8"))
+
+
+def _check_present(core: Any, device: str, kind: str) -> None:
+    present = [name.lower() for name in core.available_devices]
+    if device not in present and not any(name.partition(".")[0] == device for name in present):
+        raise DeviceError(f"openvino: asked for {device}, found {', '.join(present) or 'nothing'}: {_REMEDY[kind]}")
+
+
+def _read(core: Any, artefact: Artefact) -> Any:
+    if artefact.format == "tflite" and read_tflite(artefact.path).for_edgetpu:
+        raise ConfigError(f"{artefact.path}: is compiled for the Edge TPU: OpenVINO cannot run it: use backend litert")
+    try:
+        return core.read_model(artefact.path)
+    except RuntimeError as error:
+        raise unreadable(artefact, "OpenVINO", error) from error
+
+
+def _specs(model: Any, artefact: Artefact) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    quantised: dict[str, TensorSpec] = {}  # OpenVINO forgets the scales of a TFLite model's raw inputs and outputs
+    if artefact.format == "tflite":
+        file = read_tflite(artefact.path)
+        quantised = {spec.name: spec for spec in (*file.inputs, *file.outputs)}
+    return (
+        tuple(_spec(port, quantised) for port in model.inputs),
+        tuple(_spec(port, quantised) for port in model.outputs),
+    )
+
+
+def _spec(port: Any, quantised: dict[str, TensorSpec]) -> TensorSpec:
+    names = sorted(port.get_names()) or [port.get_node().get_friendly_name()]
+    known = next((quantised[name] for name in names if name in quantised), None)
+    shape = [None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
+    shape[:1] = [1 if shape[0] is None else shape[0]] if shape else []
+    dtype = np.dtype(port.get_element_type().to_dtype()).name
+    raw = known is not None and dtype == known.dtype
+    scale, zero_point = (known.scale, known.zero_point) if known is not None and raw else (1.0, 0)
+    return TensorSpec(known.name if known else names[0], tuple(shape), dtype, scale, zero_point)
+
+
+def _prepare(ov: Any, model: Any, input: InputSpec, spec: TensorSpec, *, folded: bool) -> Any:
+    """Fix a free batch to 1; with `folded`, let the graph take the uint8 canvas."""
+    if model.input(0).get_partial_shape().is_dynamic:
+        model.reshape([-1 if size is None else size for size in spec.shape])
+    if not folded:
+        return model
+    pre = ov.preprocess.PrePostProcessor(model)
+    port = pre.input(0)
+    port.model().set_layout(ov.Layout(input.layout.upper()))
+    tensor = port.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    steps = port.preprocess()
+    if input.color != "gray":
+        tensor.set_color_format(ov.preprocess.ColorFormat.BGR)
+        if input.color == "rgb":
+            steps.convert_color(ov.preprocess.ColorFormat.RGB)
+    steps.convert_element_type(ov.Type.f32)
+    mean, std = per_channel(input)
+    if mean.any():
+        steps.mean(mean.tolist())
+    if (std != 1).any():
+        steps.scale(std.tolist())
+    return pre.build()
+
+
+def _config(
+    kinds: list[str], threads: int, slots: int, options: Options, cache_dir: Path | None
+) -> dict[str, str | int | bool]:
+    """Source: docs.openvino.ai, "Device and precision", property names as strings."""
+    config: dict[str, str | int | bool] = {}
+    if kinds[0] == "auto":
+        config["PERFORMANCE_HINT"] = "LATENCY" if slots == 1 else "THROUGHPUT"
+        config |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}  # no silent change of device
+    elif kinds[0] == "cpu":
+        config |= {"NUM_STREAMS": slots, "INFERENCE_NUM_THREADS": threads or allowed_cores()}
+    else:
+        config["PERFORMANCE_HINT"] = "LATENCY" if slots == 1 else "THROUGHPUT"
+    precision = str(options.get("precision", "auto"))
+    if precision not in ("auto", "f32", "bf16", "f16"):
+        raise ConfigError(f"openvino: option precision = {precision!r}: one of auto, f32, bf16, f16")
+    if precision != "auto":
+        config["INFERENCE_PRECISION_HINT"] = precision
+    if "turbo" in options:
+        config["NPU_TURBO"] = bool(options["turbo"])
+    if cache_dir is not None and options.get("cache", True):
+        config["CACHE_DIR"] = str(cache_dir)
+    return config
+
+
+def _truly(compiled: Any) -> str:
+    devices = compiled.get_property("EXECUTION_DEVICES")
+    return ",".join(str(name).strip("()").lower() for name in devices)

@@ -1,0 +1,185 @@
+"""ONNX Runtime: one shared session on the CPU, CUDA or TensorRT; a slot is an input buffer of its own.
+
+ONNX Runtime falls back to the CPU in silence when a provider does not start, so the opened session is asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lineside.errors import ConfigError, DeviceError
+from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable, with_one
+from lineside.hal.board import allowed_cores
+from lineside.hal.pixels import PixelWriter
+from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
+from lineside.registry import vendor
+
+FORMATS = ("onnx",)
+DEVICES = ("cpu", "cuda", "tensorrt")
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_OPTIONS: dict[str, type] = {
+    "spinning": bool,  # waiting threads burn CPU: at 15 fps 68 % instead of 22 %, and 46 fps, not 82, under contention
+    "graph_optimization": str,  # disabled | basic | extended | all
+    "fp16": bool,  # TensorRT
+    "int8": bool,  # TensorRT; the model must hold QuantizeLinear nodes, or int8_calibration_table names a file
+    "int8_calibration_table": str,
+    "engine_cache": bool,  # TensorRT: keep built engines in the cache folder (a first build takes minutes)
+    "timing_cache": bool,
+    "dla_core": int,  # TensorRT on a Jetson: run on this deep-learning accelerator instead of the GPU
+    "workspace_mb": int,
+    "gpu_memory_mb": int,
+    "cudnn_search": str,  # exhaustive | heuristic | default
+}
+_REMEDY = {
+    "cuda": "install 'lineside[onnxruntime-gpu]' in place of 'lineside[onnxruntime]', and CUDA with cuDNN",
+    "tensorrt": "install 'lineside[onnxruntime-gpu]' in place of 'lineside[onnxruntime]', and TensorRT",
+}
+
+
+class OrtBackend:
+    """Options: see `_OPTIONS`. `device`: cpu, cuda, cuda:1, tensorrt, tensorrt:1."""
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        input: InputSpec,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        slots: int = 1,
+        options: Options | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        options = options or {}
+        take(options, "onnxruntime", _OPTIONS)
+        kind, _, number = device.partition(":")
+        if kind not in _PROVIDERS or not (number or "0").isdigit():
+            raise ConfigError(
+                f"onnxruntime: device {device!r} is unknown; known are {', '.join(DEVICES)} (cuda:1, ...)"
+            )
+        check_file(artefact, FORMATS, "onnxruntime")
+        ort = vendor("onnxruntime")
+        providers = _providers(kind, int(number or 0), options, cache_dir, ort)
+        session_options = _session_options(ort, threads or allowed_cores(), options)
+        try:
+            self._session = ort.InferenceSession(artefact.path, session_options, providers=providers)
+        except Exception as error:  # its error classes share no base
+            if kind != "cpu" and "InvalidProtobuf" not in type(error).__name__:
+                raise DeviceError(
+                    f"onnxruntime: {device} did not open: {first_line(error)}: {_REMEDY[kind]}"
+                ) from error
+            raise unreadable(artefact, "ONNX Runtime", error) from error
+        self._session.disable_fallback()  # else a provider that fails later is replaced by the CPU
+        self.device = _truly(self._session.get_providers(), kind, number)
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        spec = image_input(artefact.path, self.inputs, input)
+        self._names = [output.name for output in self.outputs]
+        self._slots = [_Slot(input, spec) for _ in range(slots)]
+
+    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+        feed = self._slots[slot].fill(pixels)
+        try:
+            outputs = self._session.run(self._names, feed)
+        except Exception as error:  # its error classes share no base
+            raise DeviceError(f"onnxruntime: {self.device} failed: {first_line(error)}") from error
+        return tuple(map(Tensor, self._names, outputs))
+
+    def close(self) -> None:
+        self._session = None
+        self._slots = []
+
+
+class _Slot:
+    """One input buffer, made again when the canvas changes its size."""
+
+    def __init__(self, input: InputSpec, spec: TensorSpec) -> None:
+        self._writer = PixelWriter(input, spec)
+        self._nchw, self._channels = input.layout == "nchw", 1 if input.color == "gray" else 3
+        self._name, self._dtype = spec.name, spec.dtype
+        self._buffer = np.empty((0, 0, 0, 0), spec.dtype)
+
+    def fill(self, pixels: Image) -> dict[str, Any]:
+        height, width = pixels.shape[:2]
+        shape = (1, self._channels, height, width) if self._nchw else (1, height, width, self._channels)
+        if self._buffer.shape != shape:
+            self._buffer = np.empty(shape, self._dtype)
+        self._writer.write(pixels, self._buffer[0])
+        return {self._name: self._buffer}
+
+
+def _session_options(ort: Any, threads: int, options: Options) -> Any:
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.inter_op_num_threads = 1
+    chosen.log_severity_level = 3  # errors; what matters is in our own messages
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.get("spinning") else "0")
+    level = str(options.get("graph_optimization", "all"))
+    levels = {
+        name: f"ORT_{'ENABLE_' if name != 'disabled' else 'DISABLE_'}{name.upper()}"
+        for name in ("basic", "extended", "all")
+    }
+    levels["disabled"] = "ORT_DISABLE_ALL"
+    if level not in levels:
+        raise ConfigError(f"onnxruntime: option graph_optimization = {level!r}: one of {', '.join(levels)}")
+    chosen.graph_optimization_level = getattr(ort.GraphOptimizationLevel, levels[level])
+    return chosen
+
+
+def _providers(kind: str, number: int, options: Options, cache_dir: Path | None, ort: Any) -> list[Any]:
+    """The provider asked for first, then those that take the operators it lacks."""
+    if kind == "cpu":
+        return ["CPUExecutionProvider"]
+    available = ort.get_available_providers()
+    if _PROVIDERS[kind] not in available:
+        raise DeviceError(
+            f"onnxruntime: asked for {kind}, but this build has {', '.join(available)} only: {_REMEDY[kind]}"
+        )
+    if hasattr(ort, "preload_dlls"):  # finds CUDA and cuDNN that pip installed
+        ort.preload_dlls()
+    cuda: dict[str, str] = {"device_id": str(number)}
+    if "gpu_memory_mb" in options:
+        cuda["gpu_mem_limit"] = str(int(options["gpu_memory_mb"]) << 20)
+    if "cudnn_search" in options:
+        cuda["cudnn_conv_algo_search"] = str(options["cudnn_search"]).upper()
+    fallbacks: list[Any] = [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+    if kind == "cuda":
+        return fallbacks
+    return [("TensorrtExecutionProvider", _tensorrt(number, options, cache_dir)), *fallbacks]
+
+
+def _tensorrt(number: int, options: Options, cache_dir: Path | None) -> dict[str, str]:
+    """Source: onnxruntime.ai, TensorRT execution provider, "Configurations"."""
+    chosen = {"device_id": str(number)}
+    for ours, theirs in (("fp16", "trt_fp16_enable"), ("int8", "trt_int8_enable")):
+        if ours in options:
+            chosen[theirs] = str(bool(options[ours]))
+    if "int8_calibration_table" in options:
+        chosen["trt_int8_calibration_table_name"] = str(options["int8_calibration_table"])
+    if "workspace_mb" in options:
+        chosen["trt_max_workspace_size"] = str(int(options["workspace_mb"]) << 20)
+    if "dla_core" in options:
+        chosen |= {"trt_dla_enable": "True", "trt_dla_core": str(options["dla_core"])}
+    if cache_dir is not None:
+        for ours, theirs in (("engine_cache", "trt_engine_cache"), ("timing_cache", "trt_timing_cache")):
+            if options.get(ours, True):
+                chosen |= {f"{theirs}_enable": "True", f"{theirs}_path": str(cache_dir)}
+    return chosen
+
+
+def _truly(providers: list[str], kind: str, number: str) -> str:
+    if providers[0] != _PROVIDERS[kind]:
+        raise DeviceError(
+            f"onnxruntime: asked for {kind}, got {providers[0]}: the provider is installed but did not start "
+            f"(its libraries or the device are missing; the log has the loader's message): {_REMEDY[kind]}"
+        )
+    return kind if kind == "cpu" else f"{kind}:{number or 0}"
+
+
+def _spec(node: Any) -> TensorSpec:
+    dtype = node.type.removeprefix("tensor(").removesuffix(")")
+    names = {"float": "float32", "double": "float64"}
+    return TensorSpec(node.name, with_one(node.shape), names.get(dtype, dtype))
