@@ -1,0 +1,141 @@
+"""Records become the JSON that subscribers read: docs/messages.md in code. Pure.
+
+The journal stores the body (what was decided); a head with `epoch`, `seq` and how it is delivered is put before it
+when a sink sends it, so that a body is encoded once, whatever is sent how often.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+from lineside.records import Decision, Event, Finding, ModelRef, Record
+
+VERSION = 1  # of the message schema: fields are added without a new version, a changed meaning takes one
+Kind = Literal["decision", "event", "gap"]
+
+
+def rfc3339(wall_ns: int) -> str:
+    """Nanoseconds since 1970 as "2026-11-21T03:52:50.123456Z"; a time no calendar knows becomes the nearest it does."""
+    micros = min(max(wall_ns // 1000, 0), 253402300799_999999)
+    return f"{datetime.fromtimestamp(micros // 1_000_000, UTC):%Y-%m-%dT%H:%M:%S}.{micros % 1_000_000:06d}Z"
+
+
+def kind_of(record: Record) -> Kind:
+    return "decision" if isinstance(record, Decision) else "event"
+
+
+def body(record: Record, clock_synchronized: bool) -> bytes:
+    """What was decided, as a JSON object without epoch, seq and delivery."""
+    fields = _decision(record) if isinstance(record, Decision) else _event(record)
+    fields["clock_synchronized"] = clock_synchronized
+    return _json(fields)
+
+
+def gap_body(lost: int, reason: str, first_seq: int | None, last_seq: int | None, noticed_wall_ns: int) -> bytes:
+    """What a gap says: `lost` records will never come; with the seqs they had if they had got any."""
+    fields = {"lost": lost, "first_seq": first_seq, "last_seq": last_seq, "cause": reason}
+    return _json({**fields, "decided_at": rfc3339(noticed_wall_ns)})
+
+
+def message(
+    body: bytes, *, kind: str, station: str, epoch: str, seq: int, decided_late: bool, backfill: bool, age_ms: int
+) -> bytes:
+    """A whole message: the head, then the stored body."""
+    head = {
+        "lineside": VERSION,
+        "kind": kind,
+        "station": station,
+        "epoch": epoch,
+        "seq": seq,
+        "late": decided_late or backfill,
+        "backfill": backfill,
+        "age_ms": age_ms,
+    }
+    return _json(head)[:-1] + b"," + body[1:]
+
+
+def online(box: str, version: str, fields: Mapping[str, object]) -> bytes:
+    """The retained status of a box that runs."""
+    return _json({"lineside": VERSION, "kind": "status", "state": "online", "box": box, "version": version, **fields})
+
+
+def offline(box: str, reason: str, fields: Mapping[str, object] | None = None) -> bytes:
+    """The retained status of a box that stopped, and the last will of one that vanished."""
+    head = {"lineside": VERSION, "kind": "status", "state": "offline", "box": box, "reason": reason}
+    return _json({**head, **(fields or {})})
+
+
+def _decision(record: Decision) -> dict[str, object]:
+    return {
+        "id": record.id,
+        "part": {
+            "id": record.part.id,
+            "number": record.part.number,
+            "serial": record.part.serial,
+            "lot": record.part.lot,
+            "product": record.part.product,
+        },
+        "verdict": record.verdict,
+        "output": record.output,
+        "cause": record.cause,
+        "decided_late": record.late,
+        "escalated": record.escalated,
+        "revision": record.revision,
+        "score": _number(record.score),
+        "findings": [_finding(finding) for finding in record.findings],
+        "model": _model(record.model),
+        "backend": record.backend,
+        "captured_at": rfc3339(record.captured_wall_ns),
+        "decided_at": rfc3339(record.decided_wall_ns),
+        "latency_ms": _span_ms(record.captured_ns, record.decided_ns),
+    }
+
+
+def _event(record: Event) -> dict[str, object]:
+    return {
+        "id": record.id,
+        "event_id": record.event_id,
+        "phase": record.phase,
+        "cause": record.cause,
+        "count": int(record.count),
+        "score": _number(record.score),
+        "findings": [_finding(finding) for finding in record.findings],
+        "model": _model(record.model),
+        "backend": record.backend,
+        "started_at": rfc3339(record.started_wall_ns),
+        "captured_at": rfc3339(record.captured_wall_ns),
+        "decided_at": rfc3339(record.decided_wall_ns),
+        "lasted_ms": _span_ms(record.started_ns, record.captured_ns),
+        "latency_ms": _span_ms(record.captured_ns, record.decided_ns),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    box = None if finding.box is None else [_number(edge, 2) for edge in finding.box]
+    return {
+        "label": finding.label,
+        "class_id": int(finding.class_id),
+        "score": _number(finding.score),
+        "box": box,
+    }
+
+
+def _model(model: ModelRef) -> dict[str, object]:
+    return {"name": model.name, "version": model.version, "digest": model.digest}
+
+
+def _number(value: float, digits: int = 6) -> float | None:
+    """JSON has no NaN and no infinity: a score that is none becomes null."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
+def _span_ms(start_ns: int, stop_ns: int) -> float:
+    return round((stop_ns - start_ns) / 1e6, 3)
+
+
+def _json(fields: Mapping[str, object]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode("ascii")
