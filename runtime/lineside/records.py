@@ -7,7 +7,7 @@ Times named `_ns` are nanoseconds of the monotonic clock unless the name says `w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -70,6 +70,10 @@ class InputSpec:
     stride_px: int = 32  # with a free size and resize = "pad": sides are padded up to a multiple of it
     crop_fraction: float = 0.875  # with center_crop: the share of the shorter side that the crop keeps
 
+    def of(self, artefact: Artefact) -> InputSpec:
+        """The input of this file of a bundle, whose layout may differ: TFLite exporters turn NCHW into NHWC."""
+        return self if artefact.layout in (None, self.layout) else replace(self, layout=artefact.layout)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeSettings:
@@ -91,6 +95,7 @@ class Artefact:
     format: Literal["onnx", "openvino", "tflite", "edgetpu"]
     precision: Literal["int8", "fp16", "fp32", "mixed"]
     sha256: str
+    layout: Literal["nchw", "nhwc"] | None = None  # where it differs from the bundle's [input]: see InputSpec.of
 
 
 @dataclass(frozen=True, slots=True)

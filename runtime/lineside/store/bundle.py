@@ -142,7 +142,7 @@ def _artefact(folder: Path, entry: _Artefact) -> Artefact:
             )
         if part.stat().st_size == 0:
             raise ConfigError(f"bundle {folder}: artefact file {part.relative_to(folder)} is empty: copy it again")
-    return Artefact(str(path), entry.format, entry.precision, entry.sha256)
+    return Artefact(str(path), entry.format, entry.precision, entry.sha256, entry.layout)
 
 
 def _labels(folder: Path, manifest: Manifest) -> tuple[tuple[str, ...], bytes]:
@@ -252,6 +252,7 @@ class _Artefact(_Strict):
     format: Literal["onnx", "openvino", "tflite", "edgetpu"]
     precision: Literal["int8", "fp16", "fp32", "mixed"]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    layout: Literal["nchw", "nhwc"] | None = None
 
 
 class Manifest(_Strict):
