@@ -1,0 +1,107 @@
+"""Writes a bundle: the folder is built beside its place and renamed, so a half-written one never has the name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lineside.errors import ConfigError
+from lineside.records import Artefact, DecodeSettings, InputSpec, Task
+from lineside.store.bundle import MANIFEST, Bundle, artefact_files, open_bundle, sha256_of
+
+LABELS = "labels.txt"
+
+
+def pack(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    task: Task,
+    labels: Sequence[str],
+    input: InputSpec,
+    decode: str,
+    settings: DecodeSettings,
+    artefacts: Sequence[Artefact],
+    licence: str,
+    source: str = "",
+) -> Bundle:
+    """Copy the artefacts (their `path`; `sha256` is computed here) into a new folder, and read it back.
+
+    Raises ConfigError when the folder exists, cannot be written, or the bundle would not be valid.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: exists and is not empty: a bundle is never changed; give another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(f"{folder.parent}: cannot be written: {error.strerror}") from error
+    try:
+        tables = [_copy(artefact, staging, input) for artefact in artefacts]
+        (staging / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        head = {"format": 1, "name": name, "version": version, "task": task, "licence": licence, "source": source}
+        text = _toml({**head, "labels": LABELS}, input, decode, settings, tables)
+        (staging / MANIFEST).write_text(text, encoding="utf-8")
+        open_bundle(staging)
+        staging.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(staging, folder)
+    except ConfigError as error:
+        raise ConfigError(*(line.replace(str(staging), str(folder)) for line in error.lines)) from error
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def _copy(artefact: Artefact, folder: Path, input: InputSpec) -> dict[str, object]:
+    """Copy one artefact's files and give its [[artefact]] table."""
+    source = Path(artefact.path)
+    for part in artefact_files(source):
+        if (folder / part.name).exists():
+            raise ConfigError(f"{part}: two artefacts have the same file name: rename one")
+        try:
+            shutil.copyfile(part, folder / part.name)
+        except OSError as error:
+            raise ConfigError(f"model file {part}: cannot be read: {error.strerror}") from error
+    table: dict[str, object] = {
+        "file": source.name,
+        "format": artefact.format,
+        "precision": artefact.precision,
+        "sha256": sha256_of(folder / source.name),
+    }
+    if artefact.layout not in (None, input.layout):
+        table["layout"] = artefact.layout
+    return table
+
+
+def _toml(
+    head: dict[str, object],
+    input: InputSpec,
+    decode: str,
+    settings: DecodeSettings,
+    artefacts: Sequence[dict[str, object]],
+) -> str:
+    parts = [_lines({key: value for key, value in head.items() if value != ""})]
+    parts += ["[input]\n" + _lines(asdict(input)), "[decode]\n" + _lines({"name": decode, **asdict(settings)})]
+    parts += ["[[artefact]]\n" + _lines(table) for table in artefacts]
+    return "\n".join(parts)
+
+
+def _lines(table: dict[str, object]) -> str:
+    return "".join(f"{key} = {_value(value)}\n" for key, value in table.items() if value is not None)
+
+
+def _value(value: object) -> str:
+    """A TOML value; JSON's strings and numbers are TOML's, but for DEL, which no name or path should hold."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
