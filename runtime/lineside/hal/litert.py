@@ -15,6 +15,7 @@ import numpy as np
 from lineside.errors import ConfigError, DeviceError
 from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable, with_one
 from lineside.hal.board import allowed_cores
+from lineside.hal.litert_gpu import GpuModel, GpuSlot
 from lineside.hal.pixels import PixelWriter
 from lineside.hal.tflite import EDGETPU_OPERATOR, read_tflite
 from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
@@ -51,16 +52,19 @@ class LiteRtBackend:
                 f"litert: device {device!r} is unknown; known are {', '.join(DEVICES)} (edgetpu:usb, ...)"
             )
         check_file(artefact, FORMATS, "litert")
-        if kind == "gpu":
-            raise DeviceError("litert: device gpu: not opened")
         _check_compiled_for(artefact, kind)
-        package = _package(options)
-        each = max(1, (threads or allowed_cores()) // slots)
-        self.device = device
-        self._slots = []
-        for _ in range(slots):
-            delegates = [_edgetpu(package, which, options)] if kind == "edgetpu" else []
-            self._slots.append(_Slot(_open(package, artefact, each, delegates), artefact, input))
+        self._slots: list[_Slot | GpuSlot] = []
+        if kind == "gpu":
+            model = GpuModel(artefact)
+            self.device = model.device
+            self._slots += [GpuSlot(model, artefact, input) for _ in range(slots)]
+        else:
+            package = _package(options)
+            each = max(1, (threads or allowed_cores()) // slots)
+            self.device = device
+            for _ in range(slots):
+                delegates = [_edgetpu(package, which, options)] if kind == "edgetpu" else []
+                self._slots.append(_Slot(_open(package, artefact, each, delegates), artefact, input))
         self.inputs, self.outputs = self._slots[0].inputs, self._slots[0].outputs
 
     def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
