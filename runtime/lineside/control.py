@@ -27,8 +27,9 @@ def default_socket() -> Path:
     if folder:
         return Path(folder) / "control.sock"
     system = Path("/run/lineside")
-    if system.is_dir() and os.access(system, os.W_OK):
-        return system / "control.sock"
+    here = system / "control.sock"
+    if os.access(here, os.R_OK | os.W_OK) or os.access(system, os.W_OK):  # a member of the group may ask, not listen
+        return here
     return Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp")) / f"lineside-{os.getuid()}.sock"
 
 

@@ -71,6 +71,7 @@ class Box(Container):
         self.run("/opt/lineside/bin/python", "-m", "pip", *quiet, "install", "--no-deps", "--no-index", wheel)
         for source, target in (
             ("lineside.sysusers", "/usr/lib/sysusers.d/lineside.conf"),
+            ("99-lineside.rules", "/etc/udev/rules.d/99-lineside.rules"),
             ("lineside.service", "/etc/systemd/system/lineside.service"),
         ):
             self.run("install", "-Dm644", f"/mnt/systemd/{source}", target)
@@ -152,6 +153,14 @@ def subscriber(box: Box) -> Iterator[Subscriber]:
     subscriber = Subscriber(box)
     yield subscriber
     subscriber.close()
+
+
+def test_udev_reads_every_rule_and_knows_every_group(box: Box) -> None:
+    if box.call("udevadm", "--version").returncode != 0:
+        pytest.skip("no udevadm: apt install udev")
+    read = box.call("udevadm", "test", "/sys/class/mem/null")
+    words = [line for line in (read.stdout + read.stderr).splitlines() if "99-lineside.rules" in line]
+    assert words == ["Reading rules file: /etc/udev/rules.d/99-lineside.rules"]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "litert"])
