@@ -57,11 +57,10 @@ class Slot(NamedTuple):
     """One model with memory of its own. Views that `input` and `run` give must be gone before the next `run`."""
 
     input: Callable[[], NDArray[Any]]  # the very memory that the model reads, batch axis kept
-    run: Callable[[], list[NDArray[Any]]]  # infers, gives the raw outputs
+    run: Callable[[], NDArray[Any]]  # infers, gives the raw output
     input_scale: tuple[float, int] = (1.0, 0)  # scale, zero point
     output_scale: tuple[float, int] = (1.0, 0)
-    start: Callable[[], None] = lambda: None  # the two halves of `run`, where the engine can
-    wait: Callable[[], list[NDArray[Any]]] = list
+    request: Any = None  # openvino's own, for the arrangement of two requests
 
 
 def onnxruntime(args: argparse.Namespace, slots: int) -> Callable[[], Slot]:
@@ -76,14 +75,14 @@ def onnxruntime(args: argparse.Namespace, slots: int) -> Callable[[], Slot]:
     def slot() -> Slot:
         array = np.zeros((1, 3, args.height, args.width), np.float32)
         name, binding = session.get_inputs()[0].name, session.io_binding()
-        outputs = session.run(None, {name: array})
+        output: NDArray[Any] = session.run(None, {name: array})[0]
         binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        for output, sink in zip(outputs, session.get_outputs(), strict=True):
-            binding.bind_output(sink.name, "cpu", 0, np.float32, output.shape, output.ctypes.data)
+        sink = session.get_outputs()[0].name
+        binding.bind_output(sink, "cpu", 0, np.float32, output.shape, output.ctypes.data)
 
-        def run() -> list[NDArray[Any]]:
+        def run() -> NDArray[Any]:
             session.run_with_iobinding(binding)
-            return outputs  # type: ignore[no-any-return]
+            return output
 
         return Slot(lambda: array, run)
 
@@ -118,17 +117,14 @@ def openvino(args: argparse.Namespace, slots: int) -> Callable[[], Slot]:
     def slot() -> Slot:
         request = compiled.create_infer_request()
         array = request.get_input_tensor().data
-        outputs = [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
+        output: NDArray[Any] = request.get_output_tensor(0).data
 
-        def wait() -> list[NDArray[Any]]:
-            request.wait()
-            return outputs
-
-        def run() -> list[NDArray[Any]]:
+        def run() -> NDArray[Any]:
             request.start_async()  # unlike infer(), builds no dictionary of results
-            return wait()
+            request.wait()
+            return output
 
-        return Slot(lambda: array, run, start=request.start_async, wait=wait)
+        return Slot(lambda: array, run, request=request)
 
     return slot
 
@@ -140,15 +136,16 @@ def litert(args: argparse.Namespace, slots: int) -> Callable[[], Slot]:
     def slot() -> Slot:
         interpreter = Interpreter(args.model, num_threads=max(1, args.threads // slots))
         interpreter.allocate_tensors()
-        source, sinks = interpreter.get_input_details()[0], interpreter.get_output_details()
-        views = [interpreter.tensor(sink["index"]) for sink in sinks]
+        ends = (interpreter.get_input_details()[0], interpreter.get_output_details()[0])
+        view_in, view_out = (interpreter.tensor(end["index"]) for end in ends)
+        scale_in, scale_out = (end["quantization"] if end["quantization"][0] else (1.0, 0) for end in ends)
 
-        def run() -> list[NDArray[Any]]:
+        def run() -> NDArray[Any]:
             interpreter.invoke()
-            return [view() for view in views]
+            output: NDArray[Any] = view_out()
+            return output
 
-        scale_in, scale_out = (d["quantization"] if d["quantization"][0] else (1.0, 0) for d in (source, sinks[0]))
-        return Slot(interpreter.tensor(source["index"]), run, scale_in, scale_out)
+        return Slot(view_in, run, scale_in, scale_out)
 
     return slot
 
@@ -230,20 +227,19 @@ class Path:
             if self.bias[channel]:
                 np.add(into, self.bias[channel], out=into)
 
-    def decode_yolov8(self, outputs: list[NDArray[Any]]) -> tuple[Any, Any, Any]:
+    def decode_yolov8(self, output: NDArray[Any]) -> tuple[Any, Any, Any]:
         """(1, 4 + C, N): the maximum over channels first, on raw values; only survivors are looked at further."""
-        (scale, zero_point), boxes, scores = self.slot.output_scale, outputs[0][0, :4], outputs[0][0, 4:]
+        (scale, zero_point), boxes, scores = self.slot.output_scale, output[0, :4], output[0, 4:]
         best = scores.max(axis=0)
         keep = np.flatnonzero(best >= MIN_SCORE / scale + zero_point)
         class_ids = scores[:, keep].argmax(axis=0)
         xywh = (boxes[:, keep].T.astype(np.float32) - zero_point) * (scale * self.unit)
         return self.nms(xywh, (best[keep].astype(np.float32) - zero_point) * scale, class_ids)
 
-    def decode_yolox(self, outputs: list[NDArray[Any]]) -> tuple[Any, Any, Any]:
+    def decode_yolox(self, output: NDArray[Any]) -> tuple[Any, Any, Any]:
         """(1, N, 5 + C), raw: objectness first, since a score is objectness times class."""
-        raw = outputs[0][0]
-        keep = np.flatnonzero(raw[:, 4] >= MIN_SCORE)
-        rows = raw[keep]
+        keep = np.flatnonzero(output[0, :, 4] >= MIN_SCORE)
+        rows = output[0, keep]
         class_ids = rows[:, 5:].argmax(axis=1)
         scores = rows[:, 4] * rows[np.arange(len(rows)), 5 + class_ids]
         sure = np.flatnonzero(scores >= MIN_SCORE)
@@ -263,9 +259,9 @@ class Path:
         boxes[:, 2:] += boxes[:, :2]
         return boxes, scores[keep], class_ids[keep]
 
-    def decode_classify(self, outputs: list[NDArray[Any]]) -> tuple[Any, Any, Any]:
-        best = outputs[0][0].argmax()
-        return None, [outputs[0][0, best]], [best]
+    def decode_classify(self, output: NDArray[Any]) -> tuple[Any, Any, Any]:
+        best = output[0].argmax()
+        return None, output[0, best : best + 1], [best]
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -282,7 +278,7 @@ def pss_mb() -> float:
 
 
 def since_start_s() -> float:
-    """Since the kernel made this process: interpreter start and imports included (proc(5), field 22; 10 ms steps)."""
+    """Since the kernel made this process, interpreter start and imports included (proc(5), field 22; 10 ms steps)."""
     with open("/proc/self/stat") as file:
         ticks = int(file.read().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -336,12 +332,10 @@ def tuned(args: argparse.Namespace) -> dict[str, Any]:
         if period_ns:
             due_ns += period_ns
             while (wait_ns := due_ns - time.monotonic_ns()) < -period_ns:  # behind: only the freshest picture counts
-                if not capture.grab():
-                    capture.set(1, 0)
+                read(capture, frame)
                 due_ns += period_ns
                 skipped += 1
-            if wait_ns > 0:
-                time.sleep(wait_ns / 1e9)
+            time.sleep(max(0, wait_ns) / 1e9)
         frame = read(capture, frame)
         start_ns = time.perf_counter_ns()
         findings += path(frame)
@@ -406,10 +400,11 @@ def two_requests(args: argparse.Namespace, capture: Any, paths: list[Path], fram
     for number, picture in enumerate(chain(Ahead(capture, frame, args.frames), (None, None))):
         path = paths[number % 2]
         if number >= 2:
-            findings += len(path.decode(path.slot.wait())[1])
+            path.slot.request.wait()
+            findings += len(path.decode(path.slot.request.get_output_tensor(0).data)[1])
         if picture is not None:
             path.prepare(picture, path.slot.input())
-            path.slot.start()
+            path.slot.request.start_async()
     return findings
 
 

@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--video", required=True, help="frames to calibrate on")
     parser.add_argument("--sides", type=int, nargs="+", default=[320, 640], help="input sizes in pixels")
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
-    parser.add_argument("--findings", type=int, default=20, help="anchors above 0.25 per picture")
+    parser.add_argument("--findings", type=int, default=8, help="anchors above 0.25 per picture")
     parser.add_argument("-o", "--output", type=Path, default=Path("out/bench_models"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
