@@ -247,13 +247,14 @@ def _three(plane: Floats) -> Floats:
 
 def _contact(hull: NDArray[np.bool_], y: float, other: _Placed, allowed_px: int) -> float:
     """The least distance along the belt at which a part covers at most `allowed_px` pixels of an earlier one."""
-    far = (hull.shape[0] + other.sprite.side) // 2
-    best = far
-    for distance in range(far, 0, -1):
-        if int((_under(hull, y, distance, other) & hull).sum()) > allowed_px:
-            break
-        best = distance
-    return float(best)
+    low, high = -1, (hull.shape[0] + other.sprite.side) // 2
+    while high - low > 1:  # both outlines are convex and point-symmetric, so the cover only shrinks with distance
+        middle = (low + high) // 2
+        if int(np.count_nonzero(_under(hull, y, middle, other) & hull)) > allowed_px:
+            low = middle
+        else:
+            high = middle
+    return float(high)
 
 
 def _under(hull: NDArray[np.bool_], y: float, distance: float, other: _Placed) -> NDArray[np.bool_]:

@@ -337,14 +337,14 @@ def _chip(face: _Face, rng: np.random.Generator, free: NDArray[np.bool_]) -> Non
     metal = face.alpha.copy()
     for _ in range(20):
         y, x = rim[rng.integers(len(rim))]
-        r = float(np.exp(rng.uniform(math.log(4.5), math.log(12)))) * face.unit
+        r = float(np.exp(rng.uniform(math.log(5.5), math.log(13)))) * face.unit
         turns = np.sort(rng.uniform(0, 2 * math.pi, 9))
         reach = r * rng.uniform(0.65, 1.15, 9)
         corners = np.stack((x + reach * np.cos(turns), y + reach * np.sin(turns)), 1)
         page = np.zeros((side * _FINE, side * _FINE), np.uint8)
         cv2.fillPoly(page, [np.rint(corners * _FINE).astype(np.int32)], 255)
         bite = _coarse(page, side) * free
-        if (bite * metal).sum() >= 0.8 * r * r:
+        if (bite * metal).sum() >= r * r:
             break
     broken = cv2.dilate(bite, np.ones((3, 3), np.uint8), iterations=max(1, round(1.4 * face.unit))) * free
     crumbs = _smooth_noise(rng, (side, side), 0.9)
