@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ _OPTIONS: dict[str, type] = {
 
 class FakeBackend:
     """Options: see `_OPTIONS`. Any `device` is taken. Its model file is not read."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -69,6 +72,11 @@ class FakeBackend:
         scores[:] = 0.1 / (self._classes - 1)
         scores[0, band] = 0.9
         return (Tensor("brightness", scores),)
+
+    @staticmethod
+    def formats(device: str) -> tuple[str, ...]:
+        """Artefact formats that this device runs, best first."""
+        return FORMATS
 
     def close(self) -> None:
         pass

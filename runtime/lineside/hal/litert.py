@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ _PACKAGES = ("ai_edge_litert", "tflite_runtime")
 
 class LiteRtBackend:
     """Options: see `_OPTIONS`. `device`: cpu, edgetpu, edgetpu:usb, edgetpu:pci, edgetpu:usb:0, gpu."""
+
+    packages: ClassVar[tuple[str, ...]] = _PACKAGES
 
     def __init__(
         self,
@@ -72,6 +74,11 @@ class LiteRtBackend:
             return self._slots[slot].infer(pixels)
         except (RuntimeError, ValueError) as error:
             raise DeviceError(f"litert: {self.device} failed: {first_line(error)}") from error
+
+    @staticmethod
+    def formats(device: str) -> tuple[str, ...]:
+        """Artefact formats that this device runs, best first."""
+        return ("edgetpu",) if device.startswith("edgetpu") else ("tflite",)
 
     def close(self) -> None:
         self._slots = []

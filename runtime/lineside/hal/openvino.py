@@ -6,7 +6,7 @@ A float model gets the canvas as it is, uint8 NHWC BGR: colour order and normali
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class OpenVinoBackend:
     precision = "auto" leaves the runtime's choice: bf16 for the float layers where a CPU has it (twice as fast on
     MobileNetV2, INT8 layers are not touched), f16 on a GPU or NPU. "f32" gives FP32's answers, for parity.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def __init__(
         self,
@@ -84,6 +86,11 @@ class OpenVinoBackend:
             return self._slots[slot].infer(pixels)
         except RuntimeError as error:
             raise DeviceError(f"openvino: {self.device} failed: {first_line(error)}") from error
+
+    @staticmethod
+    def formats(device: str) -> tuple[str, ...]:
+        """Artefact formats that this device runs, best first."""
+        return FORMATS
 
     def close(self) -> None:
         self._slots = []

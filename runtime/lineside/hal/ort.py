@@ -6,7 +6,7 @@ ONNX Runtime falls back to the CPU in silence when a provider does not start, so
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,8 @@ _REMEDY = {
 class OrtBackend:
     """Options: see `_OPTIONS`. `device`: cpu, cuda, cuda:1, tensorrt, tensorrt:1."""
 
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
     def __init__(
         self,
         artefact: Artefact,
@@ -62,7 +64,7 @@ class OrtBackend:
             )
         check_file(artefact, FORMATS, "onnxruntime")
         ort = vendor("onnxruntime")
-        providers = _providers(kind, int(number or 0), options, cache_dir, ort)
+        providers = _providers(artefact, kind, int(number or 0), options, cache_dir, ort)
         session_options = _session_options(ort, threads or allowed_cores(), options)
         try:
             self._session = ort.InferenceSession(artefact.path, session_options, providers=providers)
@@ -87,6 +89,11 @@ class OrtBackend:
         except Exception as error:  # its error classes share no base
             raise DeviceError(f"onnxruntime: {self.device} failed: {first_line(error)}") from error
         return tuple(map(Tensor, self._names, outputs))
+
+    @staticmethod
+    def formats(device: str) -> tuple[str, ...]:
+        """Artefact formats that this device runs, best first."""
+        return FORMATS
 
     def close(self) -> None:
         self._session = None
@@ -129,7 +136,9 @@ def _session_options(ort: Any, threads: int, options: Options) -> Any:
     return chosen
 
 
-def _providers(kind: str, number: int, options: Options, cache_dir: Path | None, ort: Any) -> list[Any]:
+def _providers(
+    artefact: Artefact, kind: str, number: int, options: Options, cache_dir: Path | None, ort: Any
+) -> list[Any]:
     """The provider asked for first, then those that take the operators it lacks."""
     if kind == "cpu":
         return ["CPUExecutionProvider"]
@@ -148,15 +157,14 @@ def _providers(kind: str, number: int, options: Options, cache_dir: Path | None,
     fallbacks: list[Any] = [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
     if kind == "cuda":
         return fallbacks
-    return [("TensorrtExecutionProvider", _tensorrt(number, options, cache_dir)), *fallbacks]
+    return [("TensorrtExecutionProvider", _tensorrt(artefact, number, options, cache_dir)), *fallbacks]
 
 
-def _tensorrt(number: int, options: Options, cache_dir: Path | None) -> dict[str, str]:
+def _tensorrt(artefact: Artefact, number: int, options: Options, cache_dir: Path | None) -> dict[str, str]:
     """Source: onnxruntime.ai, TensorRT execution provider, "Configurations"."""
     chosen = {"device_id": str(number)}
-    for ours, theirs in (("fp16", "trt_fp16_enable"), ("int8", "trt_int8_enable")):
-        if ours in options:
-            chosen[theirs] = str(bool(options[ours]))
+    chosen["trt_fp16_enable"] = str(bool(options.get("fp16", False)))
+    chosen["trt_int8_enable"] = str(bool(options.get("int8", artefact.precision == "int8")))
     if "int8_calibration_table" in options:
         chosen["trt_int8_calibration_table_name"] = str(options["int8_calibration_table"])
     if "workspace_mb" in options:

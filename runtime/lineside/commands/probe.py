@@ -1,0 +1,71 @@
+"""`lineside probe`: this board, the profile that fits it, and which backends and devices are here, or why not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="read /proc, /sys and /dev below DIR: a recorded board",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    found = probe(args.root)
+    print(json.dumps(found, indent=2, sort_keys=True) if args.json else table(found))
+    return 0
+
+
+def probe(root: Path = Path("/")) -> dict[str, Any]:
+    """What `--json` prints."""
+    from lineside.hal import board, present, profile
+
+    seen = board.read(root)
+    matched = profile.match(seen)
+    state, hottest_c = matched.thermal.state(board.temperatures(root))
+    return {
+        "board": {**asdict(seen), "pci": sorted(seen.pci), "usb": sorted(seen.usb), "dev": sorted(seen.dev)},
+        "profile": {
+            "name": matched.name,
+            "title": matched.title,
+            "backends": [one.model_dump(mode="json") for one in matched.backend],
+            "thermal": matched.thermal.model_dump(mode="json"),
+            "camera": matched.camera.model_dump(mode="json"),
+        },
+        "thermal": {"state": state, "hottest_c": hottest_c},
+        "devices": [asdict(one) for one in present.devices(seen)],
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The same for people."""
+    board, profile, thermal = found["board"], found["profile"], found["thermal"]
+    order = ", ".join(f"{one['name']}:{one['device']}" for one in profile["backends"])
+    limits = profile["thermal"]
+    heat = f"{thermal['hottest_c']:.0f} C" if thermal["hottest_c"] is not None else "no sensor is readable"
+    lines = [
+        f"board    {board['model'] or 'unknown'} ({board['arch']})",
+        f"cpu      {board['cpu']}, {board['cores_allowed']} of {board['cores']} cores allowed",
+        f"memory   {board['memory_allowed_mb']} of {board['memory_mb']} MB allowed",
+        f"heat     {heat} ({thermal['state']}; warns at {limits['warn_c']:.0f} C, critical at {limits['critical_c']:.0f})",
+        f"profile  {profile['name']}: {profile['title']}",
+        f"order    {order}",
+        "",
+    ]
+    names = [f"{one['backend']}:{one['device']}" for one in found["devices"]]
+    width = max(map(len, names))
+    for name, one in zip(names, found["devices"], strict=True):
+        lines.append(f"{name:<{width}}  {'present' if one['present'] else 'absent '}  {one['detail']}")
+        if one["remedy"]:
+            lines.append(f"{'':<{width}}           {one['remedy']}")
+    return "\n".join(lines)
