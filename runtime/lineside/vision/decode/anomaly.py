@@ -50,6 +50,10 @@ def _is_score(output: TensorSpec) -> bool:
 
 
 def _is_map(output: TensorSpec) -> bool:
-    sizes = out.trimmed(output.shape)
-    sizes = sizes[1:] if len(sizes) == 3 and sizes[0] in (1, None) else sizes
-    return len(sizes) == 2 and len(output.shape) >= 3 and all(size is None or size > 4 for size in sizes)
+    *lead, height, width = (1, 1, *output.shape)
+    one_channel = len(output.shape) == 4 or (len(output.shape) == 3 and "map" in output.name)
+    return (
+        one_channel
+        and all(size in (1, None) for size in lead)
+        and all(size is None or size > 4 for size in (height, width))
+    )

@@ -31,7 +31,7 @@ class ClassifyDecoder:
             elif classes == len(labels) + 1:
                 hint = '; class 0 is probably the background: put a line "background" first'
             raise ConfigError(f"{out.misfit(outputs, EXPECTED)}; {out.wrong_labels(labels, classes)}{hint}")
-        self._softmax = _softmax_is_due(settings.scores, outputs[0])
+        self._softmax = softmax_is_due(settings.scores, outputs[0])
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Classification:
         values = outputs[0].real().reshape(-1)
@@ -49,7 +49,7 @@ def are_probabilities(values: NDArray[np.float32]) -> bool:
     return bool(values.min() >= 0.0 and abs(float(values.sum()) - 1.0) < 0.01)
 
 
-def _softmax_is_due(setting: str, output: TensorSpec) -> bool | None:
+def softmax_is_due(setting: str, output: TensorSpec) -> bool | None:
     """None where only the values will tell. A quantised probability covers 0 to 1 (256 steps) and nothing below."""
     if setting != "auto":
         return setting == "logit"

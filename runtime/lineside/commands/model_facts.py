@@ -1,0 +1,219 @@
+"""What a model file says of itself: format, inputs, outputs, precision and the metadata its exporter left in it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lineside.errors import ConfigError
+from lineside.hal.artefact import check_file, first_line
+from lineside.hal.tflite import read_tflite
+from lineside.records import Artefact, TensorSpec
+from lineside.registry import vendor
+from lineside.store.bundle import artefact_files
+
+Format = Literal["onnx", "openvino", "tflite", "edgetpu"]
+Precision = Literal["int8", "fp16", "fp32", "mixed"]
+
+RUNTIMES = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert", "openvino"), "openvino": ("openvino",)}
+_MAX_NOTE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    path: Path
+    format: Format
+    precision: Precision
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    metadata: dict[str, str] = field(default_factory=dict)  # as the exporter wrote it
+
+    @property
+    def artefact(self) -> Artefact:
+        """For opening it where it lies; without its hash."""
+        return Artefact(str(self.path), self.format, self.precision, "", self.layout)
+
+    @property
+    def layout(self) -> Literal["nchw", "nhwc"]:
+        """Where the 3 (or 1) channels are; NCHW where both could be."""
+        channels_last = self.input.shape[-1] in (1, 3) and self.input.shape[1] not in (1, 3)
+        return "nhwc" if channels_last else "nchw"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names from the metadata, or none. Ultralytics writes "{0: 'person', 1: ...}", OpenVINO "a b c"."""
+        if names := self.metadata.get("names"):
+            found = _literal(names)
+            if isinstance(found, dict) and sorted(found) == list(range(len(found))):
+                return tuple(str(found[index]) for index in range(len(found)))
+            if isinstance(found, list):
+                return tuple(map(str, found))
+        return tuple(self.metadata.get("labels", "").split())
+
+    @property
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of the input, or None where it takes any."""
+        _, *sizes = self.input.shape
+        height, width = sizes[:2] if self.layout == "nhwc" else sizes[1:]
+        return None if height is None or width is None else (width, height)
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """Raises ConfigError when the file is no model that lineside knows, or the runtime that reads it is missing."""
+    kind = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino"}.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            f"{path}: model files are .onnx, .tflite and OpenVINO's .xml: export the model as one of them"
+        )
+    read = {"onnx": _onnx, "tflite": _tflite, "openvino": _openvino}[kind]
+    for part in artefact_files(path):
+        if not part.is_file():
+            raise ConfigError(f"{part}: model file does not exist")
+    check_file(Artefact(str(path), kind, "fp32", ""), (kind,), "lineside")  # type: ignore[arg-type]
+    facts = read(path)
+    if len(facts.input.shape) != 4:
+        raise ConfigError(f"{path}: input {facts.input.name!r} is {facts.input.shape}: a picture needs 4 sizes")
+    return facts
+
+
+def _onnx(path: Path) -> ModelFacts:
+    try:
+        ort = vendor("onnxruntime")
+    except ConfigError:
+        return _openvino(path)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # only to read it
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its error classes share no base
+        raise _unreadable(path, "ONNX Runtime", error) from error
+    return ModelFacts(
+        path,
+        "onnx",
+        _onnx_precision(path),
+        _only(path, tuple(_ort_spec(node) for node in session.get_inputs())),
+        tuple(_ort_spec(node) for node in session.get_outputs()),
+        dict(session.get_modelmeta().custom_metadata_map),
+    )
+
+
+def _ort_spec(node: Any) -> TensorSpec:
+    kind = node.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "float16": "float16", "double": "float64"}.get(kind, kind)
+    return TensorSpec(node.name, tuple(size if isinstance(size, int) else None for size in node.shape), dtype)
+
+
+def _onnx_precision(path: Path) -> Precision:
+    """By the operators' names in the file: no ONNX package is needed for that."""
+    content = path.read_bytes()
+    if b"QuantizeLinear" in content or b"QLinearConv" in content or b"ConvInteger" in content:
+        return "int8"
+    return "fp32"
+
+
+def _tflite(path: Path) -> ModelFacts:
+    file = read_tflite(str(path))
+    spec = _only(path, file.inputs)
+    kind: Format = "edgetpu" if file.for_edgetpu else "tflite"
+    precision = "int8" if spec.dtype in ("int8", "uint8") else _float_tflite_precision(path)
+    return ModelFacts(path, kind, precision, spec, file.outputs, _appended_notes(path))
+
+
+def _float_tflite_precision(path: Path) -> Precision:
+    """A TFLite model that takes floats: what its tensors are made of."""
+    try:
+        package = vendor("ai_edge_litert.interpreter")
+    except ConfigError:
+        return "fp32"
+    try:
+        kinds = {detail["dtype"].__name__ for detail in package.Interpreter(str(path)).get_tensor_details()}
+    except (RuntimeError, ValueError) as error:
+        raise _unreadable(path, "LiteRT", error) from error
+    return "mixed" if "int8" in kinds or "uint8" in kinds else "fp16" if "float16" in kinds else "fp32"
+
+
+def _appended_notes(path: Path) -> dict[str, str]:
+    """Exporters append a zip archive to a TFLite file: Ultralytics' metadata.json (or temp_meta.txt), label files."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    notes: dict[str, str] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.file_size > _MAX_NOTE_BYTES or not member.filename.endswith((".json", ".txt")):
+                    continue
+                found = _literal(archive.read(member).decode("utf-8", "replace"))
+                if isinstance(found, dict):
+                    notes |= {
+                        str(key): value if isinstance(value, str) else repr(value) for key, value in found.items()
+                    }
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+        return {}  # bytes that only look like an archive
+    return notes
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _openvino(path: Path) -> ModelFacts:
+    ov = vendor("openvino")
+    try:
+        model = ov.Core().read_model(str(path))
+    except RuntimeError as error:
+        raise _unreadable(path, "OpenVINO", error) from error
+    kinds = {node.get_type_name() for node in model.get_ops()}
+    if "FakeQuantize" in kinds:
+        precision: Precision = "int8"
+    else:
+        weights = {node.get_element_type().get_type_name() for node in model.get_ops() if _is_constant(node)}
+        precision = "fp16" if "f16" in weights else "fp32"
+    metadata = {}
+    if model.has_rt_info(["model_info"]):
+        metadata = {key: str(value.astype(str)) for key, value in model.get_rt_info(["model_info"]).value.items()}
+    return ModelFacts(
+        path,
+        "onnx" if path.suffix == ".onnx" else "openvino",
+        precision,
+        _only(path, tuple(_ov_spec(port) for port in model.inputs)),
+        tuple(_ov_spec(port) for port in model.outputs),
+        metadata,
+    )
+
+
+def _is_constant(node: Any) -> bool:
+    return bool(node.get_type_name() == "Constant")
+
+
+def _ov_spec(port: Any) -> TensorSpec:
+    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    name = port.get_any_name() if port.get_names() else ""
+    return TensorSpec(name, shape, str(port.get_element_type().to_dtype().name))
+
+
+def _only(path: Path, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
+    if len(inputs) != 1:
+        found = ", ".join(spec.name for spec in inputs) or "none"
+        raise ConfigError(f"{path}: the model has {len(inputs)} inputs ({found}): lineside feeds one picture")
+    return inputs[0]
+
+
+def _unreadable(path: Path, runtime: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{path}: {runtime} cannot read this model ({first_line(error)}): copy or export it again")
+
+
+def _literal(text: str) -> Any:
+    """JSON, or the Python literal that Ultralytics writes; None for anything else."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
