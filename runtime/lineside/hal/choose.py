@@ -70,7 +70,7 @@ def open_backend(
             artefact = _fitting(artefacts, driver.formats(candidate.device), candidate)
             opened = driver(
                 artefact,
-                input,
+                input.of(artefact),
                 device=candidate.device,
                 threads=threads or candidate.threads,
                 slots=slots,

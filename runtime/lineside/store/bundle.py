@@ -43,6 +43,10 @@ class Bundle:
     def ref(self) -> ModelRef:
         return ModelRef(self.name, self.version, self.digest)
 
+    def input_for(self, artefact: Artefact) -> InputSpec:
+        """The input of one of the artefacts: its layout may be its own."""
+        return self.input.of(artefact)
+
 
 def open_bundle(path: str | Path) -> Bundle:
     """Read and verify a bundle: a folder, or the name of one that ships with lineside. Raises ConfigError.
