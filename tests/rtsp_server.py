@@ -2,8 +2,8 @@
 
     /usr/bin/python3 rtsp_server.py PORT [--user NAME --password WORD]
 
-/cam is H.264, /mjpg is JPEG, 640 x 360 at 30 pictures a second. Each picture is 16 vertical bars of 40 pixels, white for
-1: the milliseconds of CLOCK_MONOTONIC, modulo 65536, most significant bit first. Prints "ready" once it listens.
+/cam is H.264, /mjpg is JPEG, 640 x 360 at 30 pictures a second. Each picture is 16 vertical bars of 40 pixels, white
+for 1: the milliseconds of CLOCK_MONOTONIC, modulo 65536, most significant bit first. Prints "ready" once it listens.
 """
 
 import argparse
@@ -17,7 +17,9 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 WIDTH_PX, HEIGHT_PX, FPS, BITS = 640, 360, 30, 16
 RAW = f"video/x-raw,format=GRAY8,width={WIDTH_PX},height={HEIGHT_PX},framerate={FPS}/1"
-SOURCE = f"appsrc name=bars is-live=true do-timestamp=true format=time caps={RAW} ! videoconvert ! video/x-raw,format=I420"
+SOURCE = (
+    f"appsrc name=bars is-live=true do-timestamp=true format=time caps={RAW} ! videoconvert ! video/x-raw,format=I420"
+)
 MOUNTS = {
     "/cam": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 bitrate=2000 ! rtph264pay name=pay0 pt=96",
     "/mjpg": "jpegenc ! rtpjpegpay name=pay0 pt=26",

@@ -112,7 +112,7 @@ class Capture:
             raise self._failure
         return taken
 
-    def stop(self, timeout_s: float = 2.0) -> bool:
+    def stop(self, timeout_s: float = 1.0) -> bool:
         """Close the camera and end the threads; frames that wait can still be taken. False if a thread still runs."""
         self._stopping.set()
         self._run.camera.close()

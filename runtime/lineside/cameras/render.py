@@ -34,13 +34,17 @@ class DefectSeen:
 
 @dataclass(frozen=True, slots=True)
 class PartSeen:
-    """One part in one frame; boxes are clipped to the view. `visible` leaves out what lies under another part."""
+    """One part in one frame; boxes are clipped to the view. `visible` leaves out what lies under another part.
+
+    `kinds` are all defects of the part, `defects` those of which something is inside the view.
+    """
 
     id: int
     shape: str
     centre: tuple[float, float]
     box: Box
     visible: float
+    kinds: tuple[str, ...]
     defects: tuple[DefectSeen, ...]
 
 
@@ -165,7 +169,9 @@ class Scene:
             defect_box, share = self._clip(where, left, top)
             if share > 0:
                 defects.append(DefectSeen(kind, defect_box, share))
-        return PartSeen(part.id, part.sprite.shape, (x, part.y), box, visible * (1 - part.covered), tuple(defects))
+        kinds = tuple(kind for kind, _ in part.sprite.defects)
+        shown = visible * (1 - part.covered)
+        return PartSeen(part.id, part.sprite.shape, (x, part.y), box, shown, kinds, tuple(defects))
 
     def _clip(self, box: Box, left: float, top: float) -> tuple[Box, float]:
         x1, y1, x2, y2 = box[0] + left, box[1] + top, box[2] + left, box[3] + top

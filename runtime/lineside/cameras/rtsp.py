@@ -41,6 +41,7 @@ class RtspCamera:
         self._options = f"rtsp_transport;{transport}|{LOW_DELAY}"
         self._open_timeout_s = open_timeout_s
         self._stall_s = stall_s
+        self._quiet_s = stall_s * 0.8  # FFmpeg's own timeout: before that of the watch, which has to cut a read off
         self._reader: Reader | None = None
         self._closed = False
         self.counts: dict[str, int] = {"bad": 0}
@@ -52,8 +53,7 @@ class RtspCamera:
         self._closed = False
         scheme, rest = self._url.split("://", 1)
         try:
-            # FFmpeg's own timeout comes a little before that of the watch, which would have to cut the read off
-            reader = Reader(f"{scheme}://{self._login}{rest}", self._options, self._open_timeout_s, self._stall_s * 0.8)
+            reader = Reader(f"{scheme}://{self._login}{rest}", self._options, self._open_timeout_s, self._quiet_s)
         except DeviceError as error:
             raise DeviceError(f"{self._url}: {self._why()}") from error
         self._reader = reader
@@ -67,18 +67,19 @@ class RtspCamera:
         if reader is None:
             raise DeviceError(f"{self._url}: not open")
         begun = time.monotonic()
-        while failed < DAMAGED_IN_A_ROW and time.monotonic() - begun < self._stall_s * 0.5:
+        while failed < DAMAGED_IN_A_ROW:
             image = reader.retrieve() if reader.grab() else None
             if self._closed:
                 raise DeviceError(f"{self._url}: closed")
+            # whatever came: on a timeout FFmpeg gives out the picture that its decoder held back, and calls it new
+            if time.monotonic() - begun > self._quiet_s * 0.95:
+                raise DeviceError(f"{self._url}: no picture for {self._stall_s:g} s")
             if image is not None:
                 self.counts["bad"] += failed
                 now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
                 held_ns = self._transit.held_ns(now_ns, reader.position_s())
                 return Captured(image, now_ns - held_ns, wall_ns - held_ns)
             failed += 1
-        if failed < DAMAGED_IN_A_ROW:
-            raise DeviceError(f"{self._url}: no picture for {self._stall_s:g} s")
         raise DeviceError(f"{self._url}: the server ended the stream")
 
     def close(self) -> None:

@@ -166,8 +166,8 @@ class SyntheticCamera(_Common):
     driver: Literal["synthetic"]
     mode: Literal["freshest", "every"] = "every"
     seed: int = Field(1, ge=0, description="The same seed gives the same pictures")
-    width_px: Side = 640
-    height_px: Side = 360
+    width_px: Annotated[int, _within(64, 8192, "synthetic")] = 640
+    height_px: Annotated[int, _within(64, 8192, "synthetic")] = 360
     fps: Annotated[float, _within(0.1, 1000, "synthetic")] = 15.0
     frames: Annotated[int, _within(1, 10**9, "synthetic")] | None = Field(None, description="Ends after so many")
     pace: Literal["real_time", "max_speed"] = "real_time"
