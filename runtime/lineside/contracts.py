@@ -92,6 +92,8 @@ class EventRule(Protocol):
     """Debounces a Rule over frames and says when its condition starts, changes and ends."""
 
     def step(self, seen: Observation) -> tuple[Change, ...]: ...
+    def finish(self) -> tuple[Change, ...]:
+        """Ends an open event when nothing more will be seen."""
 
 
 class Trigger(Protocol):
@@ -100,6 +102,9 @@ class Trigger(Protocol):
     def step(self, seen: Observation, wall_ns: int) -> tuple[Part, ...]: ...
     def finish(self) -> tuple[Part, ...]:
         """Parts still open when the source ends."""
+
+    def status(self) -> Status:
+        """Counts since the start, misses included."""
 
 
 class Sink(Protocol):

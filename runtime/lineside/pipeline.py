@@ -8,92 +8,23 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from lineside.contracts import Beat, Clock, Decoder, EventRule, RecordStore, Status, Trigger
+from lineside.contracts import Beat, Clock, RecordStore, Status
 from lineside.errors import DeviceError
-from lineside.hal.executor import Executor
 from lineside.metrics import Latency
-from lineside.records import (
-    AnomalyMap,
-    Change,
-    Classification,
-    Decision,
-    Event,
-    Finding,
-    Frame,
-    Image,
-    ModelRef,
-    Observation,
-    Part,
-    Ruling,
-    Seen,
-)
-from lineside.vision.prepare import Prepare
+from lineside.recipe import Logic, Recipe, findings_of
+from lineside.records import Change, Decision, Event, Finding, Frame, Observation, Part, Ruling
 
 _TAKE_S = 0.5  # how long a lane waits for a frame before it shows that it is alive
-_CLASSES_KEPT = 10  # of a classifier with more than 100 classes
-
-
-class Ended:
-    """What a frame source gives when no frame will come any more."""
-
-
-ENDED = Ended()
 
 
 class FrameSource(Protocol):
-    """What the pipeline sees of a capture thread."""
+    """What the pipeline sees of a capture thread: a Frame, None after the time, anything else once it has ended."""
 
-    def take(self, timeout_s: float) -> Frame | Ended | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A bundle, opened and warmed on a device."""
-
-    ref: ModelRef
-    labels: tuple[str, ...]
-    backend: str  # "onnxruntime:cpu"
-    executor: Executor
-    prepare: Prepare
-    decoder: Decoder
-
-    def see(self, image: Image) -> Seen:
-        """One frame's findings: after(infer(before(image))). Raises DeviceError."""
-        with self.executor.slot() as slot:
-            canvas, placement = self.prepare.put(image, slot)
-            return self.decoder.decode(self.executor.infer(canvas, slot), placement)
-
-
-def findings_of(seen: Seen, labels: Sequence[str]) -> tuple[Finding, ...]:
-    """The words of a message for what a model saw, best first; a classifier with over 100 classes gives ten."""
-    if isinstance(seen, Classification):
-        order = np.argsort(-seen.scores)
-        if len(order) > 100:
-            order = order[:_CLASSES_KEPT]
-        return tuple(Finding(labels[i], int(i), float(seen.scores[i])) for i in order)
-    if isinstance(seen, AnomalyMap):
-        return (Finding("anomaly", 0, seen.score),)
-    rows = zip(seen.class_ids.tolist(), seen.scores.tolist(), seen.boxes.tolist(), strict=True)
-    return tuple(Finding(labels[i], i, score, (box[0], box[1], box[2], box[3])) for i, score, box in rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What one station decides with: the one thing that swaps, whole and between two parts."""
-
-    model: Model
-    judge: Callable[[Part], Ruling]  # part pipelines: rules and debounce
-    events: tuple[EventRule, ...] = ()  # event pipelines
-    trigger: Trigger | None = None  # None: an event pipeline
-    part_per_frame: bool = False
-    deadline_ms: float | None = None
+    def take(self, timeout_s: float) -> Frame | object | None: ...
 
 
 class Station:
@@ -106,6 +37,7 @@ class Station:
         self.lanes = lanes
         self._source = source
         self._recipe = recipe
+        self._logic: tuple[int, int, Logic] | None = None  # for pictures of that width and height
         self._store = store
         self._clock = clock
         self._intake = threading.Lock()
@@ -124,6 +56,15 @@ class Station:
     def ended(self) -> bool:
         """Every lane has finished."""
         return self._open_lanes == 0
+
+    @property
+    def backend(self) -> str:
+        return self._recipe.model.backend
+
+    def summary(self) -> str:
+        """One line for the log."""
+        shown = ("frames", "decisions", "accept", "reject", "unknown", "late", "events")
+        return ", ".join(f"{self._counts[name]} {name}" for name in shown)
 
     def stop(self) -> None:
         """Let each lane finish the frame in hand and no more."""
@@ -151,8 +92,12 @@ class Station:
             with self._turns.take(turn):
                 self._finish()
 
+    def handle(self, frame: Frame) -> None:
+        """One frame, start to end, in the caller's thread: what `bench` measures and a single lane does."""
+        self._conclude(frame, self._see(frame))
+
     def status(self) -> Status:
-        trigger_status = getattr(self._recipe.trigger, "status", None)
+        trigger = self._logic[2].trigger if self._logic else None
         return {
             **self._counts,
             "frames_without_device": self._device_misses,
@@ -162,7 +107,7 @@ class Station:
             "device": dict(self._recipe.model.executor.status()),
             "frame_path_ms": self._path.summary(),
             "capture_to_decision_ms": self._whole.summary(),
-            **({"trigger": trigger_status()} if trigger_status else {}),
+            **({"trigger": dict(trigger.status())} if trigger else {}),
         }
 
     def _see(self, frame: Frame) -> tuple[Finding, ...] | DeviceError:
@@ -183,22 +128,33 @@ class Station:
                 self._decide(part, Ruling("unknown", f"no model answer: {seen}"), frame)
             return
         observation = Observation(frame.captured_ns, seen, frame.number)
-        if recipe.trigger is None:
-            for rule in recipe.events:
-                for change in rule.step(observation):
-                    self._announce(change, frame)
-            return
-        for part in recipe.trigger.step(observation, frame.captured_wall_ns):
-            self._decide(part, recipe.judge(part), frame)
+        logic = self._logic_for(frame)
+        if logic.trigger is not None:
+            for part in logic.trigger.step(observation, frame.captured_wall_ns):
+                self._decide(part, logic.judge(part), frame)
+        for rule in logic.events:
+            for change in rule.step(observation):
+                self._announce(change, frame)
 
     def _finish(self) -> None:
         """The source has ended or the daemon stops: decide the parts in hand, end the open events."""
-        if self._recipe.trigger is not None:
-            for part in self._recipe.trigger.finish():
-                self._decide(part, self._recipe.judge(part), None)
-        for rule in self._recipe.events:
+        if self._logic is None:
+            return
+        logic = self._logic[2]
+        if logic.trigger is not None:
+            for part in logic.trigger.finish():
+                self._decide(part, logic.judge(part), None)
+        for rule in logic.events:
             for change in rule.finish():
                 self._announce(change, None)
+
+    def _logic_for(self, frame: Frame) -> Logic:
+        """Lines, zones and tracks for pictures of this size; a camera that changed its size starts them anew."""
+        height, width = frame.image.shape[:2]
+        if self._logic is None or self._logic[:2] != (width, height):
+            self._finish()
+            self._logic = (width, height, self._recipe.build_logic(width, height))
+        return self._logic[2]
 
     def _bare_part(self, frame: Frame) -> Part:
         number = self._counts["decisions"] + 1

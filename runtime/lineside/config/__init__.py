@@ -31,7 +31,9 @@ class DaemonConfig(BaseModel):
     state_dir: Path | None = Field(
         None, description="Journal and what this box finds out; default: $STATE_DIRECTORY, else /var/lib/lineside"
     )
-    cache_dir: Path | None = Field(None, description="Compiled engines; default: $CACHE_DIRECTORY, else state_dir/cache")
+    cache_dir: Path | None = Field(
+        None, description="Compiled engines; default: $CACHE_DIRECTORY, else state_dir/cache"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_decisions: bool = Field(True, description="One log line a decision, with its id")
     profile: str | None = Field(None, description="Device profile to use instead of the one that matches the board")
@@ -52,11 +54,16 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Config:
+        watched: dict[str, str] = {}
         for name, station in self.stations.items():
             if station.camera not in self.cameras:
                 known = ", ".join(self.cameras)
+                raise ValueError(f"@stations.{name}.camera = {station.camera!r}: no such camera; [cameras] has {known}")
+            other = watched.setdefault(station.camera, name)
+            if other != name:
                 raise ValueError(
-                    f"@stations.{name}.camera = {station.camera!r}: no such camera; [cameras] has {known}"
+                    f"@stations.{name}.camera = {station.camera!r}: station {other!r} has it already; "
+                    "a camera's frames go to one station: give the second a camera of its own"
                 )
         return self
 
@@ -71,7 +78,8 @@ def load(path: Path) -> Config:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {_toml_fault(str(error), text)}") from error
-    return _anchored(parse(tree, str(path)), path.resolve().parent)
+    config: Config = _anchored(parse(tree, str(path)), path.resolve().parent)
+    return config
 
 
 def parse(tree: dict[str, Any], origin: str = "configuration") -> Config:

@@ -1,0 +1,77 @@
+"""`lineside check CONFIG`: everything that can be validated without hardware; `--schema` for editors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineside.errors import EXIT_CONFIG, ConfigError
+
+if TYPE_CHECKING:
+    from lineside.config.stations import StationConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="lineside.toml")
+    what.add_argument("--schema", action="store_true", help="print the JSON Schema of lineside.toml, for editors")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lineside import config
+
+    if args.schema:
+        print(config.schema())
+        return 0
+    faults = problems(args.config)
+    for line in faults:
+        print(line, file=sys.stderr)
+    if faults:
+        return EXIT_CONFIG
+    print(f"{args.config}: valid")
+    return 0
+
+
+def problems(path: Path) -> list[str]:
+    """Every fault of a configuration file, a complete line each; empty when it is valid."""
+    from lineside import config
+    from lineside.config import delivery
+    from lineside.registry import driver
+
+    try:
+        tree = config.load(path)
+    except ConfigError as error:
+        return list(error.lines)
+    faults = delivery.problems(tree.journal, tree.mqtt)
+    for name, camera in tree.cameras.items():
+        try:
+            driver("camera", camera.driver)(**camera.options())
+        except ConfigError as error:
+            faults += [f"cameras.{name}.{line}" for line in error.lines]
+    for name, station in tree.stations.items():
+        faults += _station_problems(name, station)
+    return [f"{path}: {line}" for line in faults]
+
+
+def _station_problems(name: str, station: StationConfig) -> list[str]:
+    from lineside.config.stations import problems as label_problems
+    from lineside.recipe import logic
+    from lineside.registry import names
+    from lineside.store.bundle import open_bundle
+
+    faults = []
+    for key, value in (("backend", station.backend), *(("fallback", entry) for entry in station.fallback)):
+        if value != "auto" and value.partition(":")[0] not in names("backend"):
+            faults.append(f"stations.{name}.{key} = {value!r}: allowed are auto, {', '.join(names('backend'))}")
+    try:
+        bundle = open_bundle(station.bundle)
+    except ConfigError as error:
+        return faults + [f"stations.{name}.bundle: {line}" for line in error.lines]
+    faults += label_problems(name, station, bundle.labels, bundle.task)
+    try:
+        logic(name, station, 640, 360)
+    except ConfigError as error:
+        faults += [f"stations.{name}: {line}" for line in error.lines]
+    return faults

@@ -1,0 +1,247 @@
+"""Configuration -> objects -> worker table -> stop: the only wiring of the daemon."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+
+from lineside import __version__, logs
+from lineside.cameras.capture import Capture
+from lineside.cameras.orient import Orientation
+from lineside.clock import SystemClock
+from lineside.config import Config, load
+from lineside.config.cameras import CameraConfig
+from lineside.contracts import Sink
+from lineside.control import ControlServer, default_socket
+from lineside.deliver.journal import Journal
+from lineside.errors import LinesideError
+from lineside.hal.board import read
+from lineside.hal.profile import find, match
+from lineside.health import Health
+from lineside.pipeline import Station
+from lineside.recipe import Model, open_model, recipe_for
+from lineside.registry import driver
+from lineside.store.bundle import open_bundle
+
+_log = logging.getLogger("lineside")
+
+_TICK_S = 0.25
+_FINISH_S = 0.6  # a stop finishes the frames in hand within this,
+_FLUSH_S = 1.0  # and delivers what they decided within this: two seconds in all
+_SWITCH_S = 0.0005  # Python's lock changes hands sooner: a busy thread delays the others by 0.7 instead of 5 ms
+_STALE_S = 5.0
+_CAMERA_STALE_S = 60.0  # a read that hangs is the capture's own business for so long: it reopens the camera
+_ENGINE_BUILD_S = 1800.0  # TensorRT's first build of an engine takes minutes
+
+
+def run_daemon(path: Path) -> int:
+    """Run until SIGTERM or SIGINT, or until every clip has ended; the exit status.
+
+    Raises ConfigError or DeviceError if it cannot start. 1 if a worker died: systemd starts the daemon again.
+    """
+    config = load(path)
+    logs.start(config.daemon.log_level)
+    daemon = Daemon(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    return daemon.run()
+
+
+class Daemon:
+    """Owns every worker of the process. `run` blocks; `stop` may come from a signal handler or another thread."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._health = Health(self._clock)
+        self._stopping = threading.Event()
+        self._died: list[str] = []
+        self._started_ns = self._clock.monotonic_ns()
+        self._state_dir, self._cache_dir = state_folder(config), cache_folder(config)
+        self._profile_name = ""
+        self._captures: dict[str, Capture] = {}
+        self._journal: Journal | None = None
+        self._sinks: dict[str, Sink] = {}
+        self._control: ControlServer | None = None
+        self._stations: dict[str, Station] = {}
+        self._lanes: list[threading.Thread] = []
+        self._models: list[Model] = []
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> int:
+        config = self._config
+        try:
+            self._captures = {name: self._capture(name, camera) for name, camera in config.cameras.items()}
+            for capture in self._captures.values():
+                capture.start()  # first: a camera opens while the model loads
+            self._start_delivery()
+            self._open_stations()
+            self._start_control()
+            self._start_lanes()
+            self._watch()
+        finally:
+            self._close()
+        return 1 if self._died else 0
+
+    def status(self) -> dict[str, object]:
+        """What `lineside status` shows: JSON values, counters included."""
+        sinks = {name: dict(sink.status()) for name, sink in self._sinks.items()}
+        return {
+            "version": __version__,
+            "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 1),
+            "profile": self._profile_name,
+            "cameras": {name: dict(capture.status()) for name, capture in self._captures.items()},
+            "stations": {name: dict(station.status()) for name, station in self._stations.items()},
+            "journal": dict(self._journal.status()) if self._journal else {},
+            **sinks,
+            "health": dict(self._health.workers()),
+        }
+
+    # --- wiring
+
+    def _capture(self, name: str, camera: CameraConfig) -> Capture:
+        make = driver("camera", camera.driver)
+        options = camera.options()
+        return Capture(
+            name,
+            lambda: make(**options),
+            mode=camera.mode,
+            orientation=Orientation(camera.rotate_deg, camera.flip, camera.roi),
+            queue_frames=camera.queue_frames,
+            reopen_min_s=camera.reopen_min_s,
+            reopen_max_s=camera.reopen_max_s,
+            stall_s=getattr(camera, "stall_s", None),
+            beat=self._health.worker(f"capture.{name}", _CAMERA_STALE_S),
+        )
+
+    def _start_delivery(self) -> None:
+        config = self._config
+        self._journal = Journal(
+            config.journal.path or self._state_dir / "journal.db",
+            self._clock,
+            **config.journal.options(),
+            beat=self._health.worker("journal", _STALE_S),
+        )
+        self._journal.start()
+        if config.mqtt is not None:
+            make = driver("sink", "mqtt")
+            beat = self._health.worker("mqtt", _STALE_S)
+            self._sinks["mqtt"] = make(
+                self._journal,
+                site=config.site,
+                line=config.line,
+                version=__version__,
+                beat=beat,
+                **config.mqtt.options(),
+            )
+        for sink in self._sinks.values():
+            sink.start()
+
+    def _open_stations(self) -> None:
+        config, journal = self._config, self._journal
+        assert journal is not None
+        profile = find(config.daemon.profile) if config.daemon.profile else match(read())
+        self._profile_name = profile.name
+        cv2.setNumThreads(1)  # its pool gains nothing on one resize and fights with the runtime's
+        shared: dict[object, Model] = {}
+        for name, station in config.stations.items():
+            bundle = open_bundle(station.bundle)
+            throughput = getattr(config.cameras[station.camera], "pace", "real_time") == "max_speed"
+            how = (bundle.digest, station.backend, station.device, station.threads, station.slots, station.min_score)
+            if (*how, throughput) not in shared:
+                with self._health.long_work("executor", _ENGINE_BUILD_S):
+                    shared[(*how, throughput)] = open_model(
+                        bundle, station, profile, throughput=throughput, cache_dir=self._cache_dir
+                    )
+            model = shared[(*how, throughput)]
+            self._stations[name] = Station(
+                name,
+                self._captures[station.camera],
+                recipe_for(name, station, model),
+                journal,
+                self._clock,
+                lanes=model.executor.slots,
+            )
+        self._models = list(shared.values())
+        self._health.worker("executor").end()
+
+    def _start_control(self) -> None:
+        path = self._config.daemon.control_socket or default_socket()
+        beat = self._health.worker("control", _STALE_S)
+        self._control = ControlServer(path, {"status": lambda _: self.status()}, beat)
+        self._control.start()
+
+    def _start_lanes(self) -> None:
+        for name, station in self._stations.items():
+            for lane in range(station.lanes):
+                worker = f"station.{name}" + (f".{lane}" if station.lanes > 1 else "")
+                thread = threading.Thread(target=self._lane, args=(station, worker), name=worker, daemon=True)
+                self._lanes.append(thread)
+                thread.start()
+
+    def _lane(self, station: Station, worker: str) -> None:
+        beat = self._health.worker(worker, _STALE_S)
+        try:
+            station.run_lane(beat)
+        except Exception as error:  # a worker ends here: the daemon stops, and systemd starts it again
+            self._died.append(worker)
+            if isinstance(error, LinesideError):
+                _log.error("%s: %s", worker, error)
+            else:
+                _log.exception("%s: unexpected", worker)
+            self._stopping.set()
+        finally:
+            beat.end()
+
+    def _watch(self) -> None:
+        """The main thread's work: READY, then feed the watchdog until there is a reason to stop."""
+        gc.collect()
+        gc.freeze()  # what is here now stays: later collections need not walk it
+        sys.setswitchinterval(_SWITCH_S)
+        self._health.ready()
+        _log.info("ready: %s", ", ".join(f"{name} on {s.backend}" for name, s in self._stations.items()))
+        while not self._stopping.wait(_TICK_S):
+            self._health.tick()
+            if not any(thread.is_alive() for thread in self._lanes):
+                _log.info("every camera has come to its end")
+                return
+
+    def _close(self) -> None:
+        """Frames in hand, then the journal, then what the broker can still take: two seconds in all."""
+        self._health.stopping()
+        for station in self._stations.values():
+            station.stop()
+        for capture in self._captures.values():
+            threading.Thread(target=capture.stop, args=(_FINISH_S,), daemon=True).start()
+        deadline = time.monotonic() + _FINISH_S
+        for thread in self._lanes:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._journal is not None:
+            self._journal.flush(_FINISH_S)
+            for sink in self._sinks.values():
+                sink.stop(_FLUSH_S)
+            self._journal.stop()
+        if self._control is not None:
+            self._control.stop()
+        for name, station in self._stations.items():
+            _log.info("%s: %s", name, station.summary())
+
+
+def state_folder(config: Config) -> Path:
+    """Where the journal and what this box finds out are kept."""
+    return config.daemon.state_dir or Path(os.environ.get("STATE_DIRECTORY") or "/var/lib/lineside")
+
+
+def cache_folder(config: Config) -> Path:
+    """Where compiled engines are kept."""
+    return config.daemon.cache_dir or Path(os.environ.get("CACHE_DIRECTORY") or state_folder(config) / "cache")
