@@ -90,6 +90,16 @@ class Cursor:
         rows, _ = self.backlog(1, self._journal.last_id + 1, 1)
         return rows[0] if rows else None
 
+    def is_of_this_boot(self, row: Row) -> bool:
+        return row.boot == self._journal.boot
+
+    def age_ms(self, row: Row) -> int | None:
+        """Milliseconds since it was decided; None when the wall clock cannot say for an earlier boot."""
+        if self.is_of_this_boot(row):
+            return max(self._journal.clock.monotonic_ns() - row.made_ns, 0) // 1_000_000
+        age_ns = self._journal.clock.wall_ns() - row.made_wall_ns
+        return age_ns // 1_000_000 if age_ns >= 0 else None
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

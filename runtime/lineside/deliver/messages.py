@@ -42,7 +42,15 @@ def gap_body(lost: int, reason: str, first_seq: int | None, last_seq: int | None
 
 
 def message(
-    body: bytes, *, kind: str, station: str, epoch: str, seq: int, decided_late: bool, backfill: bool, age_ms: int
+    body: bytes,
+    *,
+    kind: str,
+    station: str,
+    epoch: str,
+    seq: int,
+    decided_late: bool,
+    backfill: bool,
+    age_ms: int | None,
 ) -> bytes:
     """A whole message: the head, then the stored body."""
     head = {

@@ -1,0 +1,216 @@
+"""One connection to an MQTT broker, from dialling to closing; never used twice.
+
+A fresh paho client each time: what is to be sent again is the journal's business, not that of paho's own store.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTv5, MQTTv311
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+GREETING_S = 10.0  # from the TCP connection to the broker's CONNACK
+TAKEN_OVER = 0x8E  # MQTT 5 DISCONNECT: another client connected with our client_id
+
+TOO_LARGE = 0x95  # MQTT 5 "packet too large"
+OF_THE_MESSAGE = (TOO_LARGE, 0x99)  # reason codes that say nothing of other messages on the topic (0x99: bad payload)
+REMEDY = {
+    0x87: "let its ACL allow this client to write there",
+    0x90: "it takes no such topic: change mqtt.topic",
+    0x95: "raise its packet size limit",
+    0x97: "raise its quota",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where a broker is and how it knows us."""
+
+    host: str
+    port: int = 1883
+    protocol: Literal["5", "3.1.1"] = "5"
+    client_id: str = ""
+    username: str | None = None
+    password_file: Path | None = None  # read at each connection, as are the certificates: they may be renewed
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    keepalive_s: int = 15
+    dial_timeout_s: float = 5.0
+
+    def __str__(self) -> str:
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+
+
+class Link:
+    """`state` goes dialling -> greeting -> up -> down; `fault` says why it is down. All but the dialling happens in
+    the caller's thread: `turn` waits for the network or for `wake_fd`, and calls `on_ack(mid, reason code)`."""
+
+    def __init__(self, broker: Broker, will: tuple[str, bytes], on_ack: Callable[[int, int], None]) -> None:
+        self.broker = broker
+        self.state: Literal["dialling", "greeting", "up", "down"] = "dialling"
+        self.fault = ""
+        self.receive_max = 65535  # messages in flight that the broker allows
+        self.packet_max_bytes: int | None = None
+        self._client = _client(broker)
+        self._client.will_set(*will, qos=1, retain=True)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_publish = lambda _client, _user, mid, code, _properties: on_ack(mid, code.value)
+        self._lock = threading.Lock()  # `state` while the dialling thread lives
+        self._since = time.monotonic()
+        self._misc_at = 0.0
+
+    def dial(self, wake: Callable[[], None]) -> None:
+        """Connect in a thread of its own (names are looked up with no limit of time); `wake` tells that it is done."""
+        threading.Thread(target=self._dial, args=(wake,), name="mqtt-dial", daemon=True).start()
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False, expiry_s: int | None = None) -> int | None:
+        """Send with QoS 1; the packet id that its acknowledgement will carry, or None when the link went down."""
+        properties = None
+        if expiry_s is not None and self.broker.protocol == "5":
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = expiry_s
+        sent = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self.close(self.fault or "connection lost while sending")
+            return None
+        return sent.mid
+
+    def turn(self, wake_fd: int, timeout_s: float) -> None:
+        """Wait for the network, for `wake_fd`, or until the timeout; do what there is to do."""
+        sock = self._client.socket() if self.state in ("greeting", "up") else None
+        if sock is None:
+            wait(wake_fd, 0.0 if self.state == "down" else timeout_s)
+            return
+        buffered = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # read, but not yet by us
+        writes = select.POLLOUT if self._client.want_write() else 0
+        events = wait(wake_fd, 0.0 if buffered else timeout_s, sock.fileno(), select.POLLIN | writes)
+        if events & ~select.POLLOUT or buffered:
+            self._check(self._client.loop_read())
+        if events & select.POLLOUT and self.state != "down":
+            self._check(self._client.loop_write())
+        now = time.monotonic()
+        if now - self._misc_at > 0.5 and self.state != "down":
+            self._misc_at = now
+            self._check(self._client.loop_misc())
+            if self.state == "greeting" and now - self._since > GREETING_S:
+                self.close(f"no CONNACK within {GREETING_S:g} s")
+
+    def disconnect(self) -> None:
+        """Say goodbye, so that the broker does not publish the last will."""
+        if self.state == "up":
+            self._client.disconnect()
+        self.close("closed by us")
+
+    def close(self, fault: str) -> None:
+        """Down, whatever it was; a dialling thread closes its own socket when it comes to it."""
+        with self._lock:
+            was, self.state = self.state, "down"
+        self.fault = self.fault or fault
+        sock = self._client.socket() if was != "dialling" else None
+        if sock is not None:
+            sock.close()
+
+    def _dial(self, wake: Callable[[], None]) -> None:
+        fault = ""
+        try:
+            _identify(self._client, self.broker)
+            self._client.connect(self.broker.host, self.broker.port, self.broker.keepalive_s)
+        except ssl.SSLCertVerificationError as error:
+            fault = f"the broker's certificate is not trusted ({error.verify_message})"
+        except (OSError, ValueError) as error:
+            fault = f"cannot connect ({error})"
+        sock = self._client.socket()
+        with self._lock:
+            if self.state == "dialling" and not fault and sock is not None:
+                self.state, self._since = "greeting", time.monotonic()
+                _without_delay(sock)
+            else:
+                self.state, self.fault = "down", self.fault or fault or "connection lost while greeting"
+                if sock is not None:
+                    sock.close()
+        wake()
+
+    def _check(self, code: MQTTErrorCode) -> None:
+        if self.state == "greeting" and self.fault:
+            self.close(self.fault)
+        elif code != MQTTErrorCode.MQTT_ERR_SUCCESS or self._client.socket() is None:
+            self.close("the broker closed the connection" if code == MQTTErrorCode.MQTT_ERR_CONN_LOST else str(code))
+
+    def _on_connect(
+        self, client: Client, user: object, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        if code.is_failure:
+            self.fault = f"refused: {code} (reason code {code.value})"
+            return  # the broker closes
+        self.receive_max = getattr(properties, "ReceiveMaximum", 65535)
+        self.packet_max_bytes = getattr(properties, "MaximumPacketSize", None)
+        if getattr(properties, "MaximumQoS", 2) < 1:
+            self.fault = "the broker takes no QoS 1: allow it there, decisions need an acknowledgement"
+            return
+        self.state = "up"
+
+    def _on_disconnect(
+        self, client: Client, user: object, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        if not flags.is_disconnect_packet_from_server or self.fault:
+            return
+        self.fault = f"the broker disconnected us: {code} (reason code {code.value})"
+        if code.value == TAKEN_OVER:
+            self.fault += f"; another client uses client_id {self.broker.client_id!r}: give each box its own"
+
+
+def wait(wake_fd: int, timeout_s: float, sock_fd: int = -1, events: int = 0) -> int:
+    """Wait for `wake_fd`, a socket or the timeout; what the socket is ready for."""
+    poll = select.poll()
+    poll.register(wake_fd, select.POLLIN)
+    if sock_fd >= 0:
+        poll.register(sock_fd, events)
+    ready = dict(poll.poll(max(timeout_s, 0.0) * 1000))
+    if wake_fd in ready:
+        os.eventfd_read(wake_fd)
+    return ready.get(sock_fd, 0)
+
+
+def _without_delay(sock: object) -> None:
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _client(broker: Broker) -> Client:
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=broker.client_id,
+        protocol=MQTTv5 if broker.protocol == "5" else MQTTv311,
+        reconnect_on_failure=False,
+    )
+    client.max_inflight_messages_set(0)  # the sink keeps the window
+    client.connect_timeout = broker.dial_timeout_s
+    return client
+
+
+def _identify(client: Client, broker: Broker) -> None:
+    """Password and certificates, from their files. Raises OSError or ValueError (ssl.SSLError is an OSError)."""
+    if broker.username is not None:
+        password = broker.password_file.read_text().split("\n")[0].strip() if broker.password_file else None
+        client.username_pw_set(broker.username, password)
+    if broker.tls:
+        context = ssl.create_default_context(cafile=str(broker.ca_file) if broker.ca_file else None)
+        if broker.cert_file and broker.key_file:
+            context.load_cert_chain(broker.cert_file, broker.key_file, password="")
+        client.tls_set_context(context)

@@ -1,0 +1,392 @@
+"""Carries journal rows to an MQTT broker: live ones first, older ones to .../backfill, none forgotten.
+
+One thread both publishes and runs the network, woken by the journal's commits. A row is delivered when a success
+reason code came for it; whatever happens before that sends it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from lineside.contracts import Beat, Status
+from lineside.deliver import messages
+from lineside.deliver.journal import Journal
+from lineside.deliver.link import OF_THE_MESSAGE, REMEDY, TOO_LARGE, Broker, Link, wait
+from lineside.deliver.tables import Row
+from lineside.errors import DeviceError
+
+SLICE = 16  # backlog rows between two looks at what is live
+BUSY_S = 1.0  # so long after a live row the line counts as running
+BUSY_PAUSE_S = 0.01  # between two slices while it runs: the frame path needs Python's lock more
+STEADY_S = 10.0  # a connection that lasted so long, or delivered something, ends the backoff
+FAREWELL_S = 0.3  # of a stop's time kept for the offline status
+
+log = logging.getLogger(__name__)
+
+
+class MqttSink:
+    """A contracts.Sink. `describe` adds fields to the retained status; options are those of config.delivery."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        site: str,
+        line: str,
+        version: str,
+        host: str,
+        port: int = 1883,
+        protocol: Literal["5", "3.1.1"] = "5",
+        box: str | None = None,
+        client_id: str | None = None,
+        username: str | None = None,
+        password_file: Path | None = None,
+        tls: bool = False,
+        ca_file: Path | None = None,
+        cert_file: Path | None = None,
+        key_file: Path | None = None,
+        topic: str = "lineside/{site}/{line}/{station}/{kind}",
+        status_topic: str = "lineside/{site}/{line}/{box}/status",
+        keepalive_s: int = 15,
+        inflight: int = 32,
+        live_max_age_ms: int = 5000,
+        live_expiry_s: int | None = None,
+        backfill_expiry_s: int | None = None,
+        ack_timeout_s: float = 10.0,
+        reconnect_min_s: float = 0.5,
+        reconnect_max_s: float = 30.0,
+        heartbeat_s: float = 10.0,
+        beat: Beat = lambda: None,
+        describe: Callable[[], Mapping[str, object]] = dict,
+    ) -> None:
+        self._box = box or platform.node() or "box"
+        self._broker = Broker(
+            host=host,
+            port=port,
+            protocol=protocol,
+            client_id=client_id or f"lineside-{self._box}",
+            username=username,
+            password_file=password_file,
+            tls=tls,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            keepalive_s=keepalive_s,
+        )
+        self._topic = {"site": site, "line": line, "box": self._box}
+        self._topic_template = topic
+        self._topics: dict[tuple[str, str], str] = {}
+        self._status_topic = status_topic.format(**self._topic)
+        self._version = version
+        self._inflight_max = inflight
+        self._live_max_age_ms = live_max_age_ms
+        self._expiry_s = {False: live_expiry_s, True: backfill_expiry_s}
+        self._ack_timeout_s = ack_timeout_s
+        self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
+        self._heartbeat_s = heartbeat_s
+        self._beat = beat
+        self._describe = describe
+
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._journal = journal
+        self._clock = journal.clock
+        self._cursor = journal.cursor("mqtt", self._wake)
+        self._link: Link | None = None
+        self._inflight: dict[int, tuple[Row | None, float]] = {}  # packet id -> (row or None for a status, sent at)
+        self._flying: set[int] = set()  # row ids in flight
+        self._next_live = 0  # id of the first row that no one has tried on this connection; 0: not yet known
+        self._scan: int | None = None  # where the look for undelivered older rows goes on; None: it is done
+        self._rescan_at = float("inf")
+        self._refused_wait_s = 1.0
+        self._resting: set[str] = set()  # topics refused in this scan: its other rows wait for the next
+        self._oldest_s: float | None = None
+        self._oldest_at = 0.0
+        self._backlog_at = self._live_at = self._status_at = self._dial_at = self._disk_at = 0.0
+        self._up_since: float | None = None
+        self._fails = 0  # connections in a row that delivered nothing
+        self._counts: Counter[str] = Counter()
+        self._refused: Counter[int] = Counter()  # reason code -> refusals
+        self._error = ""
+        self._stop_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    # --- for the daemon
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, flush_s: float) -> None:
+        """Publish what is live and say offline, within `flush_s`; the backlog waits for the next start."""
+        self._stop_at = time.monotonic() + flush_s
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join(flush_s + 0.5)
+
+    def status(self) -> Status:
+        link, up_since = self._link, self._up_since
+        return {
+            "connected": up_since is not None,
+            "state": link.state if link else "waiting",
+            "broker": str(self._broker),
+            "protocol": self._broker.protocol,
+            "client_id": self._broker.client_id,
+            "pending": self._cursor.pending(),
+            "oldest_pending_s": self._oldest_s,
+            "inflight": len(self._flying),
+            **{name: self._counts[name] for name in ("published", "acked", "backfilled", "connects", "disconnects")},
+            "ack_timeouts": self._counts["ack_timeouts"],
+            "refused": {str(code): count for code, count in sorted(self._refused.items())},
+            "last_error": self._error,
+        }
+
+    # --- the sink's thread
+
+    def _run(self) -> None:
+        while not self._finished():
+            self._beat()
+            self._tend()
+            self._turn(self._work())
+        self._farewell()
+        self._cursor.close()
+
+    def _finished(self) -> bool:
+        if self._stop_at is None:
+            return False
+        if self._up_since is None or not self._cursor.generation or time.monotonic() > self._stop_at - FAREWELL_S:
+            return True
+        return not self._flying and self._next_live > self._cursor.last_id()
+
+    def _turn(self, wait_s: float) -> None:
+        now = time.monotonic()
+        if self._link is None:
+            wait_s = min(wait_s, self._dial_at - now)
+        if self._stop_at is not None:
+            wait_s = min(wait_s, max(self._stop_at - FAREWELL_S - now, 0.0) + 0.001)
+        if self._link is None:
+            wait(self._wake_fd, min(wait_s, 1.0))
+        else:
+            self._link.turn(self._wake_fd, min(wait_s, 1.0))
+
+    def _tend(self) -> None:
+        """Dial when it is time, and notice what became of the link."""
+        now = time.monotonic()
+        if self._link is None and now >= self._dial_at and self._stop_at is None:
+            will = messages.offline(self._box, "connection lost")
+            self._link = Link(self._broker, (self._status_topic, will), self._on_ack)
+            self._link.dial(self._wake)
+        link = self._link
+        if link is None:
+            return
+        if link.state == "up" and self._up_since is None:
+            self._connected(now)
+        if self._inflight and now - next(iter(self._inflight.values()))[1] > self._ack_timeout_s:
+            self._counts["ack_timeouts"] += 1
+            link.close(f"no acknowledgement within {self._ack_timeout_s:g} s")
+        if link.state == "down":
+            self._disconnected(link, now)
+
+    def _connected(self, now: float) -> None:
+        self._up_since = now
+        self._counts["connects"] += 1
+        self._error = ""
+        self._status_at = 0.0
+        self._next_live = 0
+        log.info("mqtt %s: connected", self._broker)
+
+    def _disconnected(self, link: Link, now: float) -> None:
+        delivered = self._up_since is not None and self._counts["acked"] > self._counts["acked_before"]
+        steady = self._up_since is not None and now - self._up_since > STEADY_S
+        self._counts["acked_before"] = self._counts["acked"]
+        self._fails = 0 if delivered or steady else self._fails + 1
+        self._counts["disconnects"] += self._up_since is not None
+        if link.fault != self._error:
+            log.warning("mqtt %s: %s; decisions wait in the journal", self._broker, link.fault)
+        self._error = link.fault
+        self._up_since = self._link = None
+        self._inflight.clear()
+        self._flying.clear()
+        ceiling_s = min(self._reconnect_min_s * 2 ** min(self._fails, 20), self._reconnect_max_s)
+        self._dial_at = now + random.uniform(ceiling_s / 2, ceiling_s)  # a plant's boxes must not come back as one
+
+    def _work(self) -> float:
+        """Read the journal and publish what may go now; how long to wait for more, in seconds."""
+        now = time.monotonic()
+        if now < self._disk_at:
+            return self._disk_at - now
+        try:
+            if self._cursor.refresh():  # the first store, or one that replaced it: ids mean other rows now
+                self._inflight = {mid: (None, sent) for mid, (_, sent) in self._inflight.items()}
+                self._flying.clear()
+                self._next_live = 0
+            if now - self._oldest_at > 1.0:
+                self._oldest_at, self._oldest_s = now, self._oldest_pending_s()
+            return self._send(now) if self._up_since is not None else 1.0
+        except DeviceError as error:
+            self._error = str(error)
+            self._disk_at = now + 1.0
+            return 1.0
+
+    def _send(self, now: float) -> float:
+        if now >= self._status_at:
+            self._publish_status()
+        if not self._cursor.generation:
+            return self._status_at - now
+        if not self._next_live:
+            self._next_live = self._cursor.first_live(self._live_max_age_ms * 1_000_000)
+            self._scan, self._rescan_at, self._refused_wait_s = 1, float("inf"), 1.0
+            self._resting.clear()
+        self._send_live(now)
+        wait_s = self._send_backlog(now) if self._stop_at is None else 1.0
+        return min(wait_s, self._status_at - now)
+
+    def _send_live(self, now: float) -> None:
+        while self._room() > 0 and self._next_live <= self._cursor.last_id():
+            rows = self._cursor.rows(self._next_live, self._cursor.last_id(), self._room())
+            for row in rows:
+                if not self._cursor.is_delivered(row.id) and not self._publish(row):
+                    return
+                self._next_live = row.id + 1
+                self._live_at = now
+            if not rows:  # pruned, or taken out by hand
+                self._next_live = self._cursor.last_id() + 1
+
+    def _send_backlog(self, now: float) -> float:
+        """One slice of older rows, when nothing is live; how long to wait for the next, in seconds."""
+        if now >= self._rescan_at and self._scan is None:
+            self._scan, self._rescan_at = 1, float("inf")
+            self._resting.clear()
+        if self._scan is None:
+            return self._rescan_at - now
+        room = min(self._room() - self._inflight_max // 4, SLICE)  # a quarter of the window is for live rows only
+        if room <= 0 or self._next_live <= self._cursor.last_id():
+            return 1.0  # an acknowledgement will wake us
+        if now < self._backlog_at:
+            return self._backlog_at - now
+        rows, following = self._cursor.backlog(self._scan, self._next_live, room)
+        for row in rows:
+            waits = row.id in self._flying or self._topic_of(row) in self._resting
+            if not waits and not self._publish(row):
+                return 0.0
+        self._scan = following if following < self._next_live else None
+        busy = now - self._live_at < BUSY_S
+        self._backlog_at = now + (BUSY_PAUSE_S if busy else 0.0)
+        return BUSY_PAUSE_S if busy else 0.0
+
+    def _room(self) -> int:
+        link = self._link
+        return min(self._inflight_max, link.receive_max if link else 0) - len(self._inflight)
+
+    def _publish(self, row: Row) -> bool:
+        """Send one row; False when the link went down."""
+        age_ms = self._cursor.age_ms(row)
+        backfill = not self._cursor.is_of_this_boot(row) or age_ms is None or age_ms > self._live_max_age_ms
+        topic = self._topic_of(row) + ("/backfill" if backfill else "")
+        payload = messages.message(
+            row.body,
+            kind=row.kind,
+            station=row.station,
+            epoch=row.epoch,
+            seq=row.seq,
+            decided_late=row.late,
+            backfill=backfill,
+            age_ms=age_ms,
+        )
+        link = self._link
+        if link is None:
+            return False
+        if link.packet_max_bytes is not None and len(payload) + len(topic) + 32 > link.packet_max_bytes:
+            self._refuse(TOO_LARGE, row)
+            return True
+        mid = link.publish(topic, payload, expiry_s=self._expiry_s[backfill])
+        if mid is None:
+            return False
+        self._inflight[mid] = (row, time.monotonic())
+        self._flying.add(row.id)
+        self._counts["published"] += 1
+        self._counts["backfilled"] += backfill
+        self._sent(row)
+        return True
+
+    def _sent(self, row: Row) -> None:
+        """Sent is not delivered: nothing moves here."""
+
+    def _on_ack(self, mid: int, reason: int) -> None:
+        row, _ = self._inflight.pop(mid, (None, 0.0))
+        if row is None:
+            return
+        self._flying.discard(row.id)
+        if reason >= 0x80:
+            self._refuse(reason, row)
+            return
+        self._cursor.deliver(row.id)
+        self._counts["acked"] += 1
+
+    def _refuse(self, reason: int, row: Row) -> None:
+        """The broker took no responsibility: the row stays undelivered and is tried again, the rest goes on."""
+        if reason not in OF_THE_MESSAGE:
+            self._resting.add(self._topic_of(row))
+        self._refused[reason] += 1
+        self._error = (
+            f"the broker refused {self._topic_of(row)} (reason code {reason}): {REMEDY.get(reason, 'see its log')}"
+        )
+        if self._rescan_at == float("inf"):
+            self._rescan_at = time.monotonic() + self._refused_wait_s
+            self._refused_wait_s = min(self._refused_wait_s * 2, self._reconnect_max_s)
+
+    def _oldest_pending_s(self) -> float | None:
+        row = self._cursor.oldest_pending() if self._cursor.pending() else None
+        age_ms = self._cursor.age_ms(row) if row else None
+        return None if age_ms is None else round(age_ms / 1000, 1)
+
+    def _topic_of(self, row: Row) -> str:
+        key = (row.station, row.kind)
+        topic = self._topics.get(key)
+        if topic is None:
+            topic = self._topics[key] = self._topic_template.format(**self._topic, station=row.station, kind=row.kind)
+        return topic
+
+    def _publish_status(self) -> None:
+        self._status_at = time.monotonic() + self._heartbeat_s
+        payload = messages.online(self._box, self._version, {**self._fields(), **self._describe()})
+        self._publish_retained(payload)
+
+    def _fields(self) -> dict[str, object]:
+        return {
+            "at": messages.rfc3339(self._clock.wall_ns()),
+            "clock_synchronized": self._clock.synchronized(),
+            "heartbeat_s": self._heartbeat_s,
+            "epoch": self._journal.epoch,
+            "last_seq": self._journal.last_seq(),
+            "previous": self._journal.previous(),
+            "pending": self._cursor.pending(),
+        }
+
+    def _publish_retained(self, payload: bytes) -> int | None:
+        link = self._link
+        mid = link.publish(self._status_topic, payload, retain=True) if link else None
+        if mid is not None:
+            self._inflight[mid] = (None, time.monotonic())
+        return mid
+
+    def _farewell(self) -> None:
+        if self._link is None:
+            return
+        if self._up_since is not None:
+            mid = self._publish_retained(messages.offline(self._box, "stopped", self._fields()))
+            until = time.monotonic() + FAREWELL_S
+            while mid in self._inflight and self._link.state == "up" and time.monotonic() < until:
+                self._link.turn(self._wake_fd, until - time.monotonic())
+        self._link.disconnect()
+        self._up_since = None
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
