@@ -12,7 +12,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-Point: TypeAlias = tuple[float, float]
+from lineside.config.geometry import Point, check_fractions, in_pixels, polygon_fault
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Score = Annotated[float, Field(ge=0, le=1)]
 Verdict: TypeAlias = Literal["reject", "unknown"]
@@ -21,7 +22,7 @@ ANOMALY_LABEL = "anomaly"  # what the finding of an anomaly model is called
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TriggerConfig(Strict):
@@ -64,7 +65,7 @@ class TriggerConfig(Strict):
         if given and given[0][0] == given[0][1]:
             raise ValueError("the line's two points are the same: give two different points")
         if self.line is not None:
-            _inside("line", self.line)
+            check_fractions("line", self.line)
         if self.track_low_score > self.track_high_score:
             raise ValueError(
                 f"track_low_score = {self.track_low_score} is above track_high_score = {self.track_high_score}"
@@ -84,14 +85,14 @@ class ZoneConfig(Strict):
             raise ValueError("needs one of polygon (fractions) and polygon_px (pixels), and not both")
         points = self.polygon or self.polygon_px or ()
         if self.polygon is not None:
-            _inside("polygon", self.polygon)
+            check_fractions("polygon", self.polygon)
         if fault := polygon_fault(points):
             raise ValueError(fault)
         return self
 
     def points_px(self, width_px: int, height_px: int) -> tuple[Point, ...]:
         """The corners in pixels of a picture of that size."""
-        return _pixels(self.polygon, self.polygon_px, width_px, height_px)
+        return in_pixels(self.polygon, self.polygon_px, width_px, height_px)
 
 
 class _Rule(Strict):
@@ -250,6 +251,11 @@ class StationConfig(Strict):
                 )
             if self.trigger.per != "event" and getattr(rule, "keep_score", None) is not None:
                 raise ValueError(f'rules[{position}].keep_score is for trigger.per = "event": remove it')
+            if self.trigger.per == "frame" and isinstance(rule, ZoneRuleConfig) and rule.dwell_s > 0:
+                raise ValueError(
+                    f'rules[{position}].dwell_s = {rule.dwell_s:g}: with trigger.per = "frame" each frame is judged '
+                    'by itself; use per = "event" or "object", or no dwell'
+                )
         names = [rule.name or rule.kind for rule in self.rules]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rules are called {twice[0]!r}: give each a name of its own, name = ...")
@@ -267,7 +273,7 @@ class StationConfig(Strict):
         if self.trigger.per != "object":
             return {"per": self.trigger.per}
         options = self.trigger.model_dump(exclude={"driver", "line", "line_px"})
-        return options | {"line_px": _pixels(self.trigger.line, self.trigger.line_px, width_px, height_px)}
+        return options | {"line_px": in_pixels(self.trigger.line, self.trigger.line_px, width_px, height_px)}
 
     def rule_options(self, width_px: int, height_px: int) -> list[tuple[str, dict[str, object]]]:
         """(kind, keyword arguments) of each rule's driver, for pictures of that size."""
@@ -295,7 +301,7 @@ class StationConfig(Strict):
         """The trigger's line, to draw."""
         if self.trigger.per != "object":
             return {}
-        return {"line": _pixels(self.trigger.line, self.trigger.line_px, width_px, height_px)}
+        return {"line": in_pixels(self.trigger.line, self.trigger.line_px, width_px, height_px)}
 
     def blurs(self, labels: Sequence[str]) -> bool:
         """Whether faces are blurred: as configured, else where the model finds faces."""
@@ -331,21 +337,6 @@ def outside(name: str, station: StationConfig, width_px: int, height_px: int) ->
     ]
 
 
-def polygon_fault(points: Sequence[Point]) -> str | None:
-    """Why these corners are no simple polygon, or None."""
-    if len(points) < 3:
-        return f"a polygon has 3 corners or more, here are {len(points)}"
-    sides = [(points[i], points[(i + 1) % len(points)]) for i in range(len(points))]
-    for i, (a, b) in enumerate(sides):
-        if a == b:
-            return f"corners {i + 1} and {(i + 1) % len(points) + 1} are the same point ({a[0]:g}, {a[1]:g})"
-        for j in range(i + 2, len(sides)):
-            if (i, j) != (0, len(sides) - 1) and _meet(a, b, *sides[j]):
-                return f"sides {i + 1} and {j + 1} cross or touch: give the corners in order around the zone"
-    area = abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in sides)) / 2
-    return None if area > 1e-9 else "the polygon has no area: its corners lie on one line"
-
-
 def _problems(path: str, station: StationConfig, known: list[str], task: str) -> Iterator[str]:
     if station.trigger.per == "object" and task != "detect":
         yield f'{path}.trigger.per = "object": needs a detector, the bundle is for {task}; use per = "frame"'
@@ -379,36 +370,3 @@ def _keeps(keep_name: str, keep: float | None, start_name: str, start: float) ->
         raise ValueError(
             f"{keep_name} = {keep} is above {start_name} = {start}: an event must be easier kept than started"
         )
-
-
-def _inside(key: str, points: Sequence[Point]) -> None:
-    for x, y in points:
-        if not (0 <= x <= 1 and 0 <= y <= 1):
-            raise ValueError(f"{key} has the point ({x:g}, {y:g}): fractions are 0 to 1; for pixels use {key}_px")
-
-
-def _pixels(
-    fractions: Sequence[Point] | None, pixels: Sequence[Point] | None, width_px: int, height_px: int
-) -> tuple[Point, ...]:
-    if fractions is None:
-        return tuple(pixels or ())
-    return tuple((x * width_px, y * height_px) for x, y in fractions)
-
-
-def _meet(a: Point, b: Point, c: Point, d: Point) -> bool:
-    """Whether the segments ab and cd have a point in common."""
-
-    def turn(p: Point, q: Point, r: Point) -> float:
-        cross = (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
-        return 0.0 if abs(cross) < 1e-12 else cross
-
-    def between(p: Point, q: Point, r: Point) -> bool:
-        return min(p[0], q[0]) <= r[0] <= max(p[0], q[0]) and min(p[1], q[1]) <= r[1] <= max(p[1], q[1])
-
-    abc, abd, cda, cdb = turn(a, b, c), turn(a, b, d), turn(c, d, a), turn(c, d, b)
-    if abc * abd < 0 and cda * cdb < 0:
-        return True
-    return any(
-        side == 0 and between(*segment)
-        for side, segment in ((abc, (a, b, c)), (abd, (a, b, d)), (cda, (c, d, a)), (cdb, (c, d, b)))
-    )
