@@ -1,0 +1,267 @@
+"""`lineside infer`: a bundle on image and video files, one line a picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lineside.records import Finding, Image, Placement, Seen
+    from lineside.store.bundle import Bundle
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".wmv", ".mjpeg", ".h264")
+_ALL_CLASSES = 100  # a classifier with more lists only its best
+_BEST = 10
+_PROGRESS_S = 2.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="folder of a bundle, or a shipped one's name")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="NAME or NAME:DEVICE; default: the profile's")
+    parser.add_argument("--min-score", type=float, metavar="S", help="0 to 1; default: the bundle's")
+    parser.add_argument("--jsonl", action="store_true", help="one JSON object a picture")
+    parser.add_argument("--draw", type=Path, metavar="OUTDIR", help="write annotated PNGs there")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, videos, or folders of images")
+
+
+class Shot(NamedTuple):
+    """One picture of a file; `frame` counts from 0 in videos."""
+
+    file: Path
+    frame: int | None
+    image: Image
+
+
+def run(args: argparse.Namespace) -> int:
+    from lineside.errors import ConfigError, LinesideError
+    from lineside.store.bundle import open_bundle
+
+    if args.min_score is not None and not 0 <= args.min_score <= 1:
+        raise ConfigError(f"--min-score {args.min_score:g}: must be between 0 and 1")
+    if args.draw is not None:
+        _make_folder(args.draw)
+    eye = _Eye(open_bundle(args.bundle), args.backend, args.min_score)
+    pen = _Pen(args.draw)
+    show = _as_json if args.jsonl else _as_text
+    progress = _Progress()
+    failed = 0
+    for file in _files(args.files):
+        try:
+            for shot in _shots(file):
+                seen, placement = eye.see(shot.image)
+                print(show(_row(shot, seen, eye)))
+                pen.draw(shot, seen, placement, eye)
+                progress.step(shot)
+        except LinesideError as error:
+            failed += 1
+            sys.stdout.flush()
+            print(f"lineside infer: {error}", file=sys.stderr, flush=True)
+    if failed:
+        print(f"lineside infer: {failed} of the files failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+class _Eye:
+    """A bundle on a backend: picture -> what the model saw."""
+
+    def __init__(self, bundle: Bundle, backend: str, min_score: float | None) -> None:
+        from dataclasses import replace
+
+        from lineside.hal import board, choose, profile
+        from lineside.vision.decode import open_decoder
+        from lineside.vision.prepare import Prepare
+
+        name, _, device = backend.partition(":")
+        choice = choose.open_backend(
+            bundle.artefacts,
+            bundle.input,
+            profile=profile.match(board.read()),
+            backend=name,
+            device=device or None,
+        )
+        self.bundle = bundle
+        self.backend = choice.name
+        self.settings = bundle.settings if min_score is None else replace(bundle.settings, min_score=min_score)
+        self.least = min_score or 0.0
+        self._runtime = choice.backend
+        spec = bundle.input_for(choice.artefact)
+        self._decoder = open_decoder(bundle.decode, choice.backend.outputs, bundle.labels, spec, self.settings)
+        self._prepare = Prepare(spec)
+
+    def see(self, image: Image) -> tuple[Seen, Placement]:
+        canvas, placement = self._prepare.put(image)
+        return self._decoder.decode(self._runtime.infer(canvas), placement), placement
+
+
+def _files(asked: list[Path]) -> Iterator[Path]:
+    """The files in their order; a folder stands for the images in it."""
+    from lineside.images import SUFFIXES
+
+    for path in asked:
+        if path.is_dir():
+            yield from sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+        else:
+            yield path
+
+
+def _shots(file: Path) -> Iterator[Shot]:
+    """The pictures of a file. Raises ConfigError or DeviceError."""
+    if file.suffix.lower() in VIDEO_SUFFIXES:
+        yield from _video(file)
+        return
+    from lineside.images import read_image
+
+    yield Shot(file, None, read_image(file))
+
+
+def _video(file: Path) -> Iterator[Shot]:
+    from lineside.errors import ConfigError, DeviceError
+    from lineside.registry import driver
+
+    try:
+        camera = driver("camera", "clip")(path=file, pace="max_speed")
+        camera.open()
+    except ConfigError as error:
+        raise ConfigError(
+            f"video {file}: cannot be opened ({error}): check that it plays in another program"
+        ) from error
+    number = 0
+    try:
+        while (captured := camera.read()) is not None:
+            yield Shot(file, number, captured.image)
+            number += 1
+    finally:
+        camera.close()
+    if bad := camera.counts["bad"]:
+        raise DeviceError(f"video {file}: {bad} pictures in it are damaged: the others, {number}, were looked at")
+
+
+# --- what is printed
+
+
+def _row(shot: Shot, seen: Seen, eye: _Eye) -> dict[str, object]:
+    """One picture as `--jsonl` prints it."""
+    from lineside.records import AnomalyMap, Classification
+    from lineside.vision.decode import findings
+
+    row: dict[str, object] = {"file": str(shot.file)}
+    if shot.frame is not None:
+        row["frame"] = shot.frame
+    row["backend"] = eye.backend
+    match seen:
+        case AnomalyMap():
+            threshold = eye.settings.threshold
+            row["score"] = round(seen.score, 6)
+            if threshold is not None:
+                row |= {"threshold": threshold, "anomalous": seen.score >= threshold}
+        case Classification():
+            top = findings(seen, eye.bundle.labels)
+            if len(top) > _ALL_CLASSES:
+                top = tuple(each for each in top[:_BEST] if each.score >= eye.least)
+            row["top"] = [_named(each) for each in top]
+        case _:
+            row["findings"] = [_named(each) for each in findings(seen, eye.bundle.labels)]
+    return row
+
+
+def _named(finding: Finding) -> dict[str, object]:
+    row = {"label": finding.label, "class_id": finding.class_id, "score": round(finding.score, 6)}
+    return row if finding.box is None else {**row, "box": [round(side, 2) for side in finding.box]}
+
+
+def _as_json(row: dict[str, object]) -> str:
+    import json
+
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _as_text(row: dict[str, object]) -> str:
+    where = f"{row['file']}" + (f" frame {row['frame']}" if "frame" in row else "")
+    if "score" in row:
+        verdict = {True: " anomalous", False: " normal"}.get(bool(row.get("anomalous")), "")
+        return f"{where}: score {row['score']}{verdict if 'threshold' in row else ''}"
+    found = row.get("findings", row.get("top"))
+    assert isinstance(found, list)
+    words = [
+        f"{each['label']} {each['score']:.2f}"
+        + (" ({})".format(", ".join(f"{side:.0f}" for side in each["box"])) if "box" in each else "")
+        for each in (found if "findings" in row else found[:5])
+    ]
+    return f"{where}: " + (", ".join(words) or "nothing")
+
+
+# --- what is drawn
+
+
+def _make_folder(folder: Path) -> None:
+    from lineside.errors import ConfigError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--draw {folder}: cannot be made: {error.strerror}") from error
+
+
+class _Pen:
+    """Writes annotated pictures into a folder, or nothing without one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._names: dict[str, Path] = {}  # two files of one name in different folders get different PNGs
+
+    def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: _Eye) -> None:
+        if self._folder is None:
+            return
+        import cv2
+
+        from lineside.errors import DeviceError
+        from lineside.records import AnomalyMap
+        from lineside.vision.decode import findings
+        from lineside.vision.draw import annotate
+
+        image, caption = shot.image, ""
+        if isinstance(seen, AnomalyMap):
+            if seen.heat is not None:
+                from lineside.vision.heat import overlay
+
+                image = overlay(image, seen.heat, placement, eye.settings.threshold)
+            found: tuple[Finding, ...] = ()
+            limit = "" if eye.settings.threshold is None else f" (threshold {eye.settings.threshold:g})"
+            caption = f"anomaly score {seen.score:.3f}{limit}"
+        else:
+            found = findings(seen, eye.bundle.labels)
+        path = self._folder / self._name(shot)
+        done, packed = cv2.imencode(".png", annotate(image, found, caption=caption), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        try:
+            path.write_bytes(packed.tobytes() if done else b"")
+        except OSError as error:
+            raise DeviceError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def _name(self, shot: Shot) -> str:
+        stem, tail = shot.file.stem, "" if shot.frame is None else f"-{shot.frame:06d}"
+        name, number = stem, 1
+        while self._names.setdefault(name, shot.file) != shot.file:
+            number += 1
+            name = f"{stem}-{number}"
+        return f"{name}{tail}.png"
+
+
+class _Progress:
+    """A line on stderr every two seconds, so that a long run is seen to be alive."""
+
+    def __init__(self) -> None:
+        self._began = self._told = time.monotonic()
+        self._count = 0
+
+    def step(self, shot: Shot) -> None:
+        self._count += 1
+        now = time.monotonic()
+        if now - self._told < _PROGRESS_S:
+            return
+        self._told = now
+        speed = self._count / (now - self._began)
+        print(f"lineside infer: {self._count} pictures, {speed:.1f} a second, at {shot.file}", file=sys.stderr)
