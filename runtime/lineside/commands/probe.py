@@ -57,7 +57,7 @@ def table(found: dict[str, Any]) -> str:
         f"board    {board['model'] or 'unknown'} ({board['arch']})",
         f"cpu      {board['cpu']}, {board['cores_allowed']} of {board['cores']} cores allowed",
         f"memory   {board['memory_allowed_mb']} of {board['memory_mb']} MB allowed",
-        f"heat     {heat} ({thermal['state']}; warns at {limits['warn_c']:.0f} C, critical at {limits['critical_c']:.0f})",
+        f"heat     {heat} ({thermal['state']}; warns at {limits['warn_c']:.0f} C, critical {limits['critical_c']:.0f})",
         f"profile  {profile['name']}: {profile['title']}",
         f"order    {order}",
         "",

@@ -1,4 +1,4 @@
-"""Which backends and devices are here; for each absent one why, and what to do. Opens no accelerator: one may be busy."""
+"""Which backends and devices are here; for each absent one why, and what to do. Opens none: it may be busy."""
 
 from __future__ import annotations
 
