@@ -160,6 +160,13 @@ def test_without_labels_each_finding_with_a_box_is_followed_and_one_without_is_n
     assert len(parts) == 1
 
 
+def test_boxes_that_score_too_low_to_be_followed_are_counted() -> None:
+    free = trigger(track_high_score=0.5)
+    for frame in range(10):
+        free.step(seen(frame, part_at(20.0 * frame, score=0.45)), 0)
+    assert free.status() | {"boxes_unfollowed": 10, "tracks": 0} == free.status()
+
+
 def test_per_frame_each_frame_is_a_part() -> None:
     free = FreeTrigger(station="s", per="frame")
     frames = [seen(i, Finding("ok", 0, 0.9)) for i in range(3)]

@@ -49,7 +49,8 @@ class FreeTrigger:
 
     With per = "object" these counts always add up: tracks = parts + lost_before_line + appeared_after_line +
     wrong_direction + open. A part that was lost between the line's two sides is in `lost_before_line` or
-    `appeared_after_line`: no decision was made about it, and that is an alarm.
+    `appeared_after_line`: no decision was made about it, and that is an alarm. `boxes_unfollowed` grows where boxes of
+    tracked labels score too low to start a track, or lie on top of another.
     """
 
     station: str
@@ -67,19 +68,13 @@ class FreeTrigger:
     _objects: dict[int, _Object] = field(init=False, default_factory=dict)
     _tracker: Tracker = field(init=False)
     _sign: int = field(init=False, default=0)
-    _wall_ns: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         names = ("parts", "tracks", "lost_before_line", "appeared_after_line", "wrong_direction", "crossed_unconfirmed")
-        self._counts = dict.fromkeys((*names, "frames_forgotten"), 0)
+        self._counts = dict.fromkeys((*names, "frames_forgotten", "boxes_unfollowed"), 0)
         if self.per not in ("frame", "object"):
             raise ConfigError(f'trigger.per = {self.per!r}: the free trigger makes parts per "frame" or "object"')
-        self._tracker = Tracker(
-            high_score=self.track_high_score,
-            low_score=self.track_low_score,
-            min_hits=self.min_hits,
-            max_age_s=self.max_age_s,
-        )
+        self._tracker = self._new_tracker()
         if self.per == "object":
             if self.line_px is None or self.line_px[0] == self.line_px[1]:
                 raise ConfigError('trigger: per = "object" needs a line of two different points')
@@ -98,6 +93,7 @@ class FreeTrigger:
         for track in ended:
             self._end(self._objects.pop(track.track_id))
         owners = {id(finding): int(track_id) for finding, track_id in zip(followed, ids, strict=True) if track_id >= 0}
+        self._counts["boxes_unfollowed"] += len(followed) - len(owners)
         parts = []
         for finding in followed:
             track_id = owners.get(id(finding))
@@ -118,19 +114,23 @@ class FreeTrigger:
         for thing in self._objects.values():
             self._end(thing)
         self._objects.clear()
-        self._tracker = Tracker(
-            high_score=self.track_high_score,
-            low_score=self.track_low_score,
-            min_hits=self.min_hits,
-            max_age_s=self.max_age_s,
-        )
+        self._tracker = self._new_tracker()
         return ()
 
     def status(self) -> Status:
         """Counts since the start; `missed` are objects that left no decision, `open` those still before the line."""
         missed = self._counts["lost_before_line"] + self._counts["appeared_after_line"]
-        waiting = sum(thing.hits >= self.min_hits and not thing.announced for thing in self._objects.values())
+        # list: another thread asks, and the dict may grow meanwhile
+        waiting = sum(thing.hits >= self.min_hits and not thing.announced for thing in list(self._objects.values()))
         return {**self._counts, "missed": missed, "open": waiting}
+
+    def _new_tracker(self) -> Tracker:
+        return Tracker(
+            high_score=self.track_high_score,
+            low_score=self.track_low_score,
+            min_hits=self.min_hits,
+            max_age_s=self.max_age_s,
+        )
 
     def _observe(self, thing: _Object, now: Observation) -> None:
         assert now.box is not None
