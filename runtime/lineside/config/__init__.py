@@ -129,7 +129,7 @@ def _lines(error: ValidationError, tree: dict[str, Any]) -> list[str]:
         if message.startswith("@"):  # a cross-check that names its own path
             lines.append(message[1:])
             continue
-        path = _path(fault["loc"], tree)
+        path = _path(fault["loc"], tree, absent=fault["type"] == "missing")
         if fault["type"] == "extra_forbidden":
             parent = fault["loc"][:-1]
             lines.append(f"{path}: unknown key{_meant(str(fault['loc'][-1]), parent)}")
@@ -142,14 +142,14 @@ def _lines(error: ValidationError, tree: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _path(loc: tuple[int | str, ...], tree: Any) -> str:
-    """`cameras.gate.fps`: pydantic's location without the tags of its unions."""
+def _path(loc: tuple[int | str, ...], tree: Any, absent: bool) -> str:
+    """`cameras.gate.fps`: the location without tags of unions; `absent`: its last step is no tag but the missing key."""
     out = ""
     at: Any = tree
     for position, step in enumerate(loc):
         last = position == len(loc) - 1
         inside = (isinstance(at, dict) and step in at) or (isinstance(at, list) and isinstance(step, int))
-        if not inside and not last:
+        if not inside and not (last and absent):
             continue  # the tag of a discriminated union
         if not inside and last and isinstance(step, str) and not isinstance(at, dict):
             continue

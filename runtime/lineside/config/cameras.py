@@ -149,12 +149,13 @@ class RtspCamera(_Common):
         parts = urlsplit(url)
         if parts.scheme not in ("rtsp", "rtsps") or not parts.hostname:
             raise ValueError("expected rtsp://host[:port]/path")
-        if parts.username or parts.password:
-            raise ValueError("a password in the URL ends up in logs: use username and password_file")
         return url
 
     @model_validator(mode="after")
-    def _login_is_whole(self) -> RtspCamera:
+    def _login_is_apart(self) -> RtspCamera:
+        parts = urlsplit(self.url)  # here and not above: the message of a field repeats its value
+        if parts.username or parts.password:
+            raise ValueError("url holds a password, which would end up in logs: use username and password_file")
         if (self.username is None) != (self.password_file is None):
             raise ValueError("username and password_file belong together: give both or neither")
         return self
