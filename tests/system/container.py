@@ -45,9 +45,10 @@ def obstacle() -> str | None:
 
 
 class Container:
-    """A booted systemd. `binds` are read-only folders of this machine: {inside: outside}."""
+    """A booted systemd. `binds`: read-only folders of this machine, {inside: outside}; `environ` is for all in it."""
 
-    def __init__(self, folder: Path, binds: dict[str, Path]) -> None:
+    def __init__(self, folder: Path, binds: dict[str, Path], environ: dict[str, str]) -> None:
+        self._environ = [f"{name}={value}" for name, value in environ.items()]
         self._box = folder / "box"
         self._box.mkdir(parents=True)
         self._console = folder / "console.log"
@@ -73,13 +74,16 @@ class Container:
                 if Path(f"/proc/{leader}/comm").read_text().strip() == "systemd":
                     self._leader = leader
                     if self.call("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"):
+                        if self._environ:
+                            self.run("systemctl", "set-environment", *self._environ)
                         return leader
             time.sleep(0.05)
         raise RuntimeError(f"the container did not boot:\n{self._console.read_text(errors='replace')}")
 
     def popen(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command as root in the container, output on a pipe."""
-        return subprocess.Popen(self._enter(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        """Start a command as root in the container, output on a pipe; to kill the process here kills it there."""
+        enter = self._enter("setpriv", "--pdeathsig", "KILL", *command)
+        return subprocess.Popen(enter, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def call(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command as root in the container, whatever its exit status."""
@@ -117,5 +121,11 @@ class Container:
                 self._nspawn.wait()
 
     def _enter(self, *command: str) -> list[str]:
-        clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]
+        clean = [
+            "env",
+            "-i",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG=C.UTF-8",
+            *self._environ,
+        ]
         return ["nsenter", "--target", self._leader, *NAMESPACES, "--", *clean, *command]
