@@ -219,9 +219,19 @@ def test_an_input_that_the_bundle_describes_wrongly_is_refused(name: str, key: s
     model = MODELS[key]
     with pytest.raises(ConfigError, match="width_px"):
         opened(name, replace(model, input=replace(model.input, width_px=64)), data)
+    with pytest.raises(ConfigError, match="color"):
+        opened(name, replace(model, input=replace(model.input, color="gray")), data)
+
+
+@pytest.mark.parametrize(("name", "key"), [("onnxruntime", "nanodet"), ("openvino", "nanodet"), ("litert", "vww_int8")])
+def test_the_layout_is_the_artefacts_own_since_one_bundle_may_hold_both(name: str, key: str, data: Path) -> None:
+    model = MODELS[key]
     other = "nhwc" if model.input.layout == "nchw" else "nchw"
-    with pytest.raises(ConfigError, match="layout"):
-        opened(name, replace(model, input=replace(model.input, layout=other)), data)
+    pixels = canvas(*model.size())
+    wanted = opened(name, model, data).infer(pixels)
+    got = opened(name, replace(model, input=replace(model.input, layout=other)), data).infer(pixels)
+    for tensor, reference in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(tensor.raw, reference.raw, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "litert", "fake"])

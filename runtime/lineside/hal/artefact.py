@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -48,27 +49,33 @@ def first_line(error: object) -> str:
     return (telling or lines or [type(error).__name__])[0][:300]
 
 
-def image_input(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> TensorSpec:
-    """The model's one picture input. Raises ConfigError where it contradicts the bundle's `[input]`."""
+def image_input(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> tuple[TensorSpec, InputSpec]:
+    """The model's one picture input, and `input` with this artefact's own layout.
+
+    One bundle may hold an NCHW .onnx and an NHWC .tflite of one model, so the shape decides where it can; `layout` of
+    the bundle does where both would fit. Raises ConfigError where the model contradicts the bundle's `[input]`.
+    """
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
         raise ConfigError(f"{path}: has {len(inputs)} inputs ({names}): lineside feeds one picture: export it with one")
     spec = inputs[0]
     if len(spec.shape) != 4:
         raise ConfigError(f"{path}: input {spec.name!r} has shape {spec.shape}: a picture needs 4 sizes")
-    nchw = input.layout == "nchw"
-    _, *sizes = spec.shape
-    channels, height, width = sizes if nchw else (sizes[2], sizes[0], sizes[1])
     wanted = 1 if input.color == "gray" else 3
+    nchw, nhwc = (spec.shape[at] == wanted for at in (1, 3))
+    if nchw != nhwc:
+        input = replace(input, layout="nchw" if nchw else "nhwc")
+    _, *sizes = spec.shape
+    channels, height, width = sizes if input.layout == "nchw" else (sizes[2], sizes[0], sizes[1])
     if channels not in (wanted, None):
         raise ConfigError(
-            f'{path}: input {spec.name!r} is {spec.shape}: with layout = "{input.layout}" and color = "{input.color}" '
-            f"it should have {wanted} channel(s): correct [input] in model.toml"
+            f'{path}: input {spec.name!r} is {spec.shape}: with color = "{input.color}" the second or the last size '
+            f"should be {wanted}: correct [input] in model.toml"
         )
     for side, has, says in (("height_px", height, input.height_px), ("width_px", width, input.width_px)):
         if has is not None and has != says:
             raise ConfigError(f"{path}: [input] {side} = {says}: the model takes {has}: correct it in model.toml")
-    return spec
+    return spec, input
 
 
 def with_one(shape: Sequence[object]) -> tuple[int | None, ...]:

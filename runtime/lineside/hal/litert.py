@@ -92,7 +92,8 @@ class _Slot:
         found, given = interpreter.get_input_details(), interpreter.get_output_details()
         self.inputs = tuple(_spec(detail) for detail in found)
         self.outputs = tuple(_spec(detail) for detail in given)
-        self._writer = PixelWriter(input, image_input(artefact.path, self.inputs, input))
+        spec, input = image_input(artefact.path, self.inputs, input)
+        self._writer = PixelWriter(input, spec)
         self._index = found[0]["index"]
         self._nchw = input.layout == "nchw"
         self._size = self._sides(found[0]["shape"])

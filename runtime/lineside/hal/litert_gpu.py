@@ -39,7 +39,7 @@ class GpuSlot:
     def __init__(self, model: GpuModel, artefact: Artefact, input: InputSpec) -> None:
         file = read_tflite(artefact.path)
         self.inputs, self.outputs = file.inputs, file.outputs
-        spec = image_input(artefact.path, self.inputs, input)
+        spec, input = image_input(artefact.path, self.inputs, input)
         self._model = model
         self._writer = PixelWriter(input, spec)
         self._inputs: list[Any] = model.vendor_model.create_input_buffers(0)

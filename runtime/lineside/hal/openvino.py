@@ -64,7 +64,7 @@ class OpenVinoBackend:
             _check_present(core, device, kinds[0])
         model = _read(core, artefact)
         self.inputs, self.outputs = _specs(model, artefact)
-        spec = image_input(artefact.path, self.inputs, input)
+        spec, input = image_input(artefact.path, self.inputs, input)
         folded = spec.dtype not in ("uint8", "int8")
         model = _prepare(ov, model, input, spec, folded=folded)
         config = _config(kinds, threads, slots, options, cache_dir)

@@ -78,7 +78,7 @@ class OrtBackend:
         self.device = _truly(self._session.get_providers(), kind, number)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
-        spec = image_input(artefact.path, self.inputs, input)
+        spec, input = image_input(artefact.path, self.inputs, input)
         self._names = [output.name for output in self.outputs]
         self._slots = [_Slot(input, spec) for _ in range(slots)]
 
