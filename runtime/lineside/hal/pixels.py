@@ -82,7 +82,7 @@ class PixelWriter:
             self._convert(self._planes[0], out[:, :, 0], -1)
         elif self._color == "bgr":
             self._convert(pixels, out, -1)
-        elif self._convert is _copy:  # 0.04 ms: the swap is the whole conversion
+        elif self._convert is _copy and out.itemsize == 1:  # 0.04 ms: the swap is the whole conversion
             cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=out.view(np.uint8))
         else:
             cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=self._scratch)
