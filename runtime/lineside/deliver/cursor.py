@@ -78,7 +78,7 @@ class Cursor:
             return row_id in self._spans
 
     def deliver(self, row_id: int) -> None:
-        """A success reason code came for this row. Written with the journal's next commit, within a quarter second."""
+        """A success reason code came for this row. Written with the journal's next commit, or soon."""
         with self._lock:
             self._spans.add(row_id)
 

@@ -57,8 +57,11 @@ class Broker:
 
 
 class Link:
-    """`state` goes dialling -> greeting -> up -> down; `fault` says why it is down. All but the dialling happens in
-    the caller's thread: `turn` waits for the network or for `wake_fd`, and calls `on_ack(mid, reason code)`."""
+    """`state` goes dialling -> greeting -> up -> down; `fault` says why it is down.
+
+    One thread alternates `wait` and `handle`, which calls `on_ack(mid, reason code)`. Callers keep all methods but
+    `wait` and `wants_write` from running at the same time.
+    """
 
     def __init__(self, broker: Broker, will: tuple[str, bytes], on_ack: Callable[[int, int], None]) -> None:
         self.broker = broker
@@ -91,25 +94,35 @@ class Link:
             return None
         return sent.mid
 
-    def turn(self, wake_fd: int, timeout_s: float) -> None:
-        """Wait for the network, for `wake_fd`, or until the timeout; do what there is to do."""
+    def wait(self, wake_fd: int, timeout_s: float) -> int:
+        """Wait for the network, for `wake_fd`, or until the timeout; what `handle` is then to be told."""
         sock = self._client.socket() if self.state in ("greeting", "up") else None
         if sock is None:
-            wait(wake_fd, 0.0 if self.state == "down" else timeout_s)
-            return
-        buffered = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # read, but not yet by us
+            return wait(wake_fd, 0.0 if self.state == "down" else timeout_s)
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():  # decrypted, but not yet read by us
+            return wait(wake_fd, 0.0, sock.fileno(), select.POLLIN) | select.POLLIN
         writes = select.POLLOUT if self._client.want_write() else 0
-        events = wait(wake_fd, 0.0 if buffered else timeout_s, sock.fileno(), select.POLLIN | writes)
-        if events & ~select.POLLOUT or buffered:
+        return wait(wake_fd, timeout_s, sock.fileno(), select.POLLIN | writes)
+
+    def handle(self, events: int) -> None:
+        """Read and write what there is, keep the connection alive."""
+        if events & ~select.POLLOUT and self._is_open():
             self._check(self._client.loop_read())
-        if events & select.POLLOUT and self.state != "down":
+        if events & select.POLLOUT and self._is_open():
             self._check(self._client.loop_write())
         now = time.monotonic()
-        if now - self._misc_at > 0.5 and self.state != "down":
+        if now - self._misc_at > 0.5 and self._is_open():
             self._misc_at = now
             self._check(self._client.loop_misc())
             if self.state == "greeting" and now - self._since > GREETING_S:
                 self.close(f"no CONNACK within {GREETING_S:g} s")
+
+    def _is_open(self) -> bool:
+        return self.state in ("greeting", "up")
+
+    def wants_write(self) -> bool:
+        """Whether bytes wait for room in the socket, so that the thread in `wait` must look again."""
+        return self._client.want_write()
 
     def disconnect(self) -> None:
         """Say goodbye, so that the broker does not publish the last will."""

@@ -15,13 +15,15 @@ from typing import Literal
 from lineside.records import Decision, Event, Finding, ModelRef, Record
 
 VERSION = 1  # of the message schema: fields are added without a new version, a changed meaning takes one
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 Kind = Literal["decision", "event", "gap"]
 
 
 def rfc3339(wall_ns: int) -> str:
     """Nanoseconds since 1970 as "2026-11-21T03:52:50.123456Z"; a time no calendar knows becomes the nearest it does."""
     micros = min(max(wall_ns // 1000, 0), 253402300799_999999)
-    return f"{datetime.fromtimestamp(micros // 1_000_000, UTC):%Y-%m-%dT%H:%M:%S}.{micros % 1_000_000:06d}Z"
+    seconds, micros = divmod(micros, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + f".{micros:06d}Z"
 
 
 def kind_of(record: Record) -> Kind:
@@ -146,4 +148,4 @@ def _span_ms(start_ns: int, stop_ns: int) -> float:
 
 
 def _json(fields: Mapping[str, object]) -> bytes:
-    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _encode(fields).encode("ascii")

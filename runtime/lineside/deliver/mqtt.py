@@ -1,7 +1,8 @@
 """Carries journal rows to an MQTT broker: live ones first, older ones to .../backfill, none forgotten.
 
-One thread both publishes and runs the network, woken by the journal's commits. A row is delivered when a success
-reason code came for it; whatever happens before that sends it again.
+The journal's thread publishes a live row itself, as soon as it is committed; all else, and what it cannot, is done by
+the sink's own thread, which runs the network. A row is delivered when a success reason code came for it; whatever
+happens before that sends it again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import random
 import threading
 import time
 from collections import Counter
@@ -19,15 +19,16 @@ from typing import Literal
 
 from lineside.contracts import Beat, Status
 from lineside.deliver import messages
+from lineside.deliver.inflight import Backoff, InFlight
 from lineside.deliver.journal import Journal
 from lineside.deliver.link import OF_THE_MESSAGE, REMEDY, TOO_LARGE, Broker, Link, wait
 from lineside.deliver.tables import Row
+from lineside.deliver.topics import Topics
 from lineside.errors import DeviceError
 
 SLICE = 16  # backlog rows between two looks at what is live
 BUSY_S = 1.0  # so long after a live row the line counts as running
 BUSY_PAUSE_S = 0.01  # between two slices while it runs: the frame path needs Python's lock more
-STEADY_S = 10.0  # a connection that lasted so long, or delivered something, ends the backoff
 FAREWELL_S = 0.3  # of a stop's time kept for the offline status
 
 log = logging.getLogger(__name__)
@@ -69,29 +70,17 @@ class MqttSink:
         describe: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._box = box or platform.node() or "box"
-        self._broker = Broker(
-            host=host,
-            port=port,
-            protocol=protocol,
-            client_id=client_id or f"lineside-{self._box}",
-            username=username,
-            password_file=password_file,
-            tls=tls,
-            ca_file=ca_file,
-            cert_file=cert_file,
-            key_file=key_file,
-            keepalive_s=keepalive_s,
-        )
-        self._topic = {"site": site, "line": line, "box": self._box}
-        self._topic_template = topic
-        self._topics: dict[tuple[str, str], str] = {}
-        self._status_topic = status_topic.format(**self._topic)
+        client_id = client_id or f"lineside-{self._box}"
+        files = (tls, ca_file, cert_file, key_file)
+        self._broker = Broker(host, port, protocol, client_id, username, password_file, *files, keepalive_s)
+        self._topics = Topics(topic, status_topic, site, line, self._box)
         self._version = version
         self._inflight_max = inflight
         self._live_max_age_ms = live_max_age_ms
         self._expiry_s = {False: live_expiry_s, True: backfill_expiry_s}
         self._ack_timeout_s = ack_timeout_s
-        self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
+        self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
+        self._refused_max_s = reconnect_max_s
         self._heartbeat_s = heartbeat_s
         self._beat = beat
         self._describe = describe
@@ -99,10 +88,9 @@ class MqttSink:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._journal = journal
         self._clock = journal.clock
-        self._cursor = journal.cursor("mqtt", self._wake)
+        self._lock = threading.Lock()  # everything below, and the link
         self._link: Link | None = None
-        self._inflight: dict[int, tuple[Row | None, float]] = {}  # packet id -> (row or None for a status, sent at)
-        self._flying: set[int] = set()  # row ids in flight
+        self._inflight = InFlight()
         self._next_live = 0  # id of the first row that no one has tried on this connection; 0: not yet known
         self._scan: int | None = None  # where the look for undelivered older rows goes on; None: it is done
         self._rescan_at = float("inf")
@@ -112,11 +100,11 @@ class MqttSink:
         self._oldest_at = 0.0
         self._backlog_at = self._live_at = self._status_at = self._dial_at = self._disk_at = 0.0
         self._up_since: float | None = None
-        self._fails = 0  # connections in a row that delivered nothing
         self._counts: Counter[str] = Counter()
         self._refused: Counter[int] = Counter()  # reason code -> refusals
         self._error = ""
         self._stop_at: float | None = None
+        self._cursor = journal.cursor("mqtt", self._committed)
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     # --- for the daemon
@@ -141,7 +129,7 @@ class MqttSink:
             "client_id": self._broker.client_id,
             "pending": self._cursor.pending(),
             "oldest_pending_s": self._oldest_s,
-            "inflight": len(self._flying),
+            "inflight": len(self._inflight.rows),
             **{name: self._counts[name] for name in ("published", "acked", "backfilled", "connects", "disconnects")},
             "ack_timeouts": self._counts["ack_timeouts"],
             "refused": {str(code): count for code, count in sorted(self._refused.items())},
@@ -151,44 +139,72 @@ class MqttSink:
     # --- the sink's thread
 
     def _run(self) -> None:
-        while not self._finished():
+        while True:
             self._beat()
-            self._tend()
-            self._turn(self._work())
-        self._farewell()
+            with self._lock:
+                if self._finished():
+                    break
+                self._tend()
+                link, wait_s = self._link, self._patience_s(self._work())
+            if link is None:
+                wait(self._wake_fd, wait_s)
+                continue
+            events = link.wait(self._wake_fd, wait_s)
+            with self._lock:
+                link.handle(events)
+        with self._lock:
+            self._farewell()
         self._cursor.close()
+
+    def _committed(self) -> None:
+        """In the journal's thread, after each commit: one change of threads less on the way to the subscriber."""
+        if not self._lock.acquire(blocking=False):
+            self._wake()  # the sink's thread is at work and must look again
+            return
+        try:
+            done = self._up_since is not None and self._next_live > 0 and self._send_recent()
+        finally:
+            self._lock.release()
+        link = self._link
+        if not done or link is None or link.state != "up" or link.wants_write():
+            self._wake()
+
+    def _send_recent(self) -> bool:
+        """Publish what is live and still in memory; False when something is left for the sink's thread."""
+        if self._journal.generation != self._cursor.generation or self._stop_at is not None:
+            return False
+        last = self._journal.last_id
+        rows = self._journal.recent(self._next_live, last, self._room())
+        return rows is not None and self._send_rows(rows) and self._next_live > last
 
     def _finished(self) -> bool:
         if self._stop_at is None:
             return False
         if self._up_since is None or not self._cursor.generation or time.monotonic() > self._stop_at - FAREWELL_S:
             return True
-        return not self._flying and self._next_live > self._cursor.last_id()
+        return not self._inflight.rows and self._next_live > self._cursor.last_id()
 
-    def _turn(self, wait_s: float) -> None:
+    def _patience_s(self, wait_s: float) -> float:
         now = time.monotonic()
         if self._link is None:
             wait_s = min(wait_s, self._dial_at - now)
         if self._stop_at is not None:
             wait_s = min(wait_s, max(self._stop_at - FAREWELL_S - now, 0.0) + 0.001)
-        if self._link is None:
-            wait(self._wake_fd, min(wait_s, 1.0))
-        else:
-            self._link.turn(self._wake_fd, min(wait_s, 1.0))
+        return min(wait_s, 1.0)
 
     def _tend(self) -> None:
         """Dial when it is time, and notice what became of the link."""
         now = time.monotonic()
         if self._link is None and now >= self._dial_at and self._stop_at is None:
             will = messages.offline(self._box, "connection lost")
-            self._link = Link(self._broker, (self._status_topic, will), self._on_ack)
+            self._link = Link(self._broker, (self._topics.status, will), self._on_ack)
             self._link.dial(self._wake)
         link = self._link
         if link is None:
             return
         if link.state == "up" and self._up_since is None:
             self._connected(now)
-        if self._inflight and now - next(iter(self._inflight.values()))[1] > self._ack_timeout_s:
+        if self._inflight.waits_s() > self._ack_timeout_s:
             self._counts["ack_timeouts"] += 1
             link.close(f"no acknowledgement within {self._ack_timeout_s:g} s")
         if link.state == "down":
@@ -203,19 +219,14 @@ class MqttSink:
         log.info("mqtt %s: connected", self._broker)
 
     def _disconnected(self, link: Link, now: float) -> None:
-        delivered = self._up_since is not None and self._counts["acked"] > self._counts["acked_before"]
-        steady = self._up_since is not None and now - self._up_since > STEADY_S
-        self._counts["acked_before"] = self._counts["acked"]
-        self._fails = 0 if delivered or steady else self._fails + 1
+        lasted_s = 0.0 if self._up_since is None else now - self._up_since
         self._counts["disconnects"] += self._up_since is not None
         if link.fault != self._error:
             log.warning("mqtt %s: %s; decisions wait in the journal", self._broker, link.fault)
         self._error = link.fault
         self._up_since = self._link = None
         self._inflight.clear()
-        self._flying.clear()
-        ceiling_s = min(self._reconnect_min_s * 2 ** min(self._fails, 20), self._reconnect_max_s)
-        self._dial_at = now + random.uniform(ceiling_s / 2, ceiling_s)  # a plant's boxes must not come back as one
+        self._dial_at = now + self._backoff.next_s(lasted_s, self._counts["acked"])
 
     def _work(self) -> float:
         """Read the journal and publish what may go now; how long to wait for more, in seconds."""
@@ -224,8 +235,7 @@ class MqttSink:
             return self._disk_at - now
         try:
             if self._cursor.refresh():  # the first store, or one that replaced it: ids mean other rows now
-                self._inflight = {mid: (None, sent) for mid, (_, sent) in self._inflight.items()}
-                self._flying.clear()
+                self._inflight.void_rows()
                 self._next_live = 0
             if now - self._oldest_at > 1.0:
                 self._oldest_at, self._oldest_s = now, self._oldest_pending_s()
@@ -244,20 +254,25 @@ class MqttSink:
             self._next_live = self._cursor.first_live(self._live_max_age_ms * 1_000_000)
             self._scan, self._rescan_at, self._refused_wait_s = 1, float("inf"), 1.0
             self._resting.clear()
-        self._send_live(now)
+        self._send_live()
         wait_s = self._send_backlog(now) if self._stop_at is None else 1.0
         return min(wait_s, self._status_at - now)
 
-    def _send_live(self, now: float) -> None:
+    def _send_live(self) -> None:
         while self._room() > 0 and self._next_live <= self._cursor.last_id():
             rows = self._cursor.rows(self._next_live, self._cursor.last_id(), self._room())
-            for row in rows:
-                if not self._cursor.is_delivered(row.id) and not self._publish(row):
-                    return
-                self._next_live = row.id + 1
-                self._live_at = now
+            if not self._send_rows(rows):
+                return
             if not rows:  # pruned, or taken out by hand
                 self._next_live = self._cursor.last_id() + 1
+
+    def _send_rows(self, rows: list[Row]) -> bool:
+        for row in rows:
+            if not self._cursor.is_delivered(row.id) and not self._publish(row):
+                return False
+            self._next_live = row.id + 1
+            self._live_at = time.monotonic()
+        return True
 
     def _send_backlog(self, now: float) -> float:
         """One slice of older rows, when nothing is live; how long to wait for the next, in seconds."""
@@ -273,7 +288,7 @@ class MqttSink:
             return self._backlog_at - now
         rows, following = self._cursor.backlog(self._scan, self._next_live, room)
         for row in rows:
-            waits = row.id in self._flying or self._topic_of(row) in self._resting
+            waits = row.id in self._inflight.rows or self._topic_of(row) in self._resting
             if not waits and not self._publish(row):
                 return 0.0
         self._scan = following if following < self._next_live else None
@@ -309,8 +324,7 @@ class MqttSink:
         mid = link.publish(topic, payload, expiry_s=self._expiry_s[backfill])
         if mid is None:
             return False
-        self._inflight[mid] = (row, time.monotonic())
-        self._flying.add(row.id)
+        self._inflight.sent(mid, row)
         self._counts["published"] += 1
         self._counts["backfilled"] += backfill
         self._sent(row)
@@ -320,10 +334,9 @@ class MqttSink:
         """Sent is not delivered: nothing moves here."""
 
     def _on_ack(self, mid: int, reason: int) -> None:
-        row, _ = self._inflight.pop(mid, (None, 0.0))
+        row = self._inflight.answered(mid)
         if row is None:
             return
-        self._flying.discard(row.id)
         if reason >= 0x80:
             self._refuse(reason, row)
             return
@@ -340,7 +353,7 @@ class MqttSink:
         )
         if self._rescan_at == float("inf"):
             self._rescan_at = time.monotonic() + self._refused_wait_s
-            self._refused_wait_s = min(self._refused_wait_s * 2, self._reconnect_max_s)
+            self._refused_wait_s = min(self._refused_wait_s * 2, self._refused_max_s)
 
     def _oldest_pending_s(self) -> float | None:
         row = self._cursor.oldest_pending() if self._cursor.pending() else None
@@ -348,11 +361,7 @@ class MqttSink:
         return None if age_ms is None else round(age_ms / 1000, 1)
 
     def _topic_of(self, row: Row) -> str:
-        key = (row.station, row.kind)
-        topic = self._topics.get(key)
-        if topic is None:
-            topic = self._topics[key] = self._topic_template.format(**self._topic, station=row.station, kind=row.kind)
-        return topic
+        return self._topics.of(row.station, row.kind)
 
     def _publish_status(self) -> None:
         self._status_at = time.monotonic() + self._heartbeat_s
@@ -372,9 +381,9 @@ class MqttSink:
 
     def _publish_retained(self, payload: bytes) -> int | None:
         link = self._link
-        mid = link.publish(self._status_topic, payload, retain=True) if link else None
+        mid = link.publish(self._topics.status, payload, retain=True) if link else None
         if mid is not None:
-            self._inflight[mid] = (None, time.monotonic())
+            self._inflight.sent(mid, None)
         return mid
 
     def _farewell(self) -> None:
@@ -384,7 +393,7 @@ class MqttSink:
             mid = self._publish_retained(messages.offline(self._box, "stopped", self._fields()))
             until = time.monotonic() + FAREWELL_S
             while mid in self._inflight and self._link.state == "up" and time.monotonic() < until:
-                self._link.turn(self._wake_fd, until - time.monotonic())
+                self._link.handle(self._link.wait(self._wake_fd, until - time.monotonic()))
         self._link.disconnect()
         self._up_since = None
 
