@@ -35,6 +35,8 @@ class _OptionsGate:
     def leave(self) -> None:
         with self._changed:
             self._inside -= 1
+            if not self._inside:
+                os.environ[_OPTIONS] = ""  # whoever else opens a video in this process gets OpenCV's own defaults
             self._changed.notify_all()
 
 
