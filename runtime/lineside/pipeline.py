@@ -162,7 +162,7 @@ class Station:
 
     def _decide(self, part: Part, ruling: Ruling, frame: Frame | None) -> None:
         recipe, now_ns = self._recipe, self._clock.monotonic_ns()
-        captured_ns = frame.captured_ns if frame else now_ns
+        captured_ns, captured_wall_ns = self._captured(frame)
         late = recipe.deadline_ms is not None and now_ns - captured_ns > recipe.deadline_ms * 1e6
         wall_ns = self._clock.wall_ns()
         self._store.put(
@@ -179,7 +179,7 @@ class Station:
                 model=recipe.model.ref,
                 backend=recipe.model.backend,
                 captured_ns=captured_ns,
-                captured_wall_ns=frame.captured_wall_ns if frame else wall_ns,
+                captured_wall_ns=captured_wall_ns,
                 decided_ns=now_ns,
                 decided_wall_ns=wall_ns,
             )
@@ -194,8 +194,7 @@ class Station:
         event_id = self._open_events.setdefault(change.key, str(uuid.uuid4()))
         if change.phase == "end":
             del self._open_events[change.key]
-        captured_ns = frame.captured_ns if frame else now_ns
-        captured_wall_ns = frame.captured_wall_ns if frame else wall_ns
+        captured_ns, captured_wall_ns = self._captured(frame)
         self._store.put(
             Event(
                 id=str(uuid.uuid4()),
@@ -219,12 +218,20 @@ class Station:
         self._counts["events"] += 1
         self._measure(frame)
 
+    def _captured(self, frame: Frame | None) -> tuple[int, int]:
+        """Monotonic and wall time of capture, for the message; of no frame (the source has ended): now."""
+        if frame is None:
+            return self._clock.monotonic_ns(), self._clock.wall_ns()
+        if frame.paced:
+            return frame.captured_ns, frame.captured_wall_ns
+        return frame.ready_ns, self._clock.wall_ns() - (self._clock.monotonic_ns() - frame.ready_ns)
+
     def _measure(self, frame: Frame | None) -> None:
         if frame is None:
             return
         now_ns = self._clock.monotonic_ns()
         self._path.add(now_ns - frame.ready_ns)
-        self._whole.add(now_ns - frame.captured_ns)
+        self._whole.add(now_ns - (frame.captured_ns if frame.paced else frame.ready_ns))
 
 
 class _Turns:

@@ -39,6 +39,7 @@ class Frame:
     captured_ns: int
     captured_wall_ns: int
     ready_ns: int  # when the picture was decoded and oriented: where the frame path begins
+    paced: bool = True  # False: a recording as fast as it goes; captured_ns is the recording's time, not this clock's
 
 
 # --- what goes into a model and comes out of it -------------------------------------------------------------------

@@ -79,6 +79,7 @@ class Capture:
         except ConfigError as error:
             raise self._named(error) from error
         self._live = bool(getattr(self._run.camera, "live", True))
+        self._paced = bool(getattr(self._run.camera, "paced", True))
         self._orientation = orientation or Orientation()
         self._reopen_s = (reopen_min_s, reopen_max_s)
         self._stall_s = stall_s if stall_s is not None and self._live else float("inf")
@@ -203,7 +204,7 @@ class Capture:
                 return
             self._counts["frames"] += 1
             number, now_ns = self._counts["frames"], time.monotonic_ns()
-            frame = Frame(image, self.name, number, captured.captured_ns, captured.wall_ns, now_ns)
+            frame = Frame(image, self.name, number, captured.captured_ns, captured.wall_ns, now_ns, self._paced)
             self._state = "streaming"
             self._size_px = (image.shape[1], image.shape[0])
             self._read_ns.append(now_ns)

@@ -37,7 +37,7 @@ class ClipCamera:
         fps: float | None = None,
     ) -> None:
         self._path = Path(path)
-        self._paced = pace == "real_time"
+        self.paced = pace == "real_time"
         self._loop = loop
         self._fps = fps
         self._closing = Event()
@@ -70,9 +70,9 @@ class ClipCamera:
         if shot is None:
             return None
         due_ns = self._begun_ns + int(shot[0] * 1e9)
-        if self._paced:
+        if self.paced:
             self._wait_until(due_ns)
-        behind_ns = time.monotonic_ns() - due_ns if self._paced else 0
+        behind_ns = time.monotonic_ns() - due_ns if self.paced else 0
         return Captured(shot[1], due_ns, time.time_ns() - behind_ns)
 
     def close(self) -> None:

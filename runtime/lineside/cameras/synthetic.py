@@ -45,7 +45,7 @@ class SyntheticCamera:
         if pace not in ("real_time", "max_speed"):
             raise ConfigError(f'pace = "{pace}": synthetic allows real_time, max_speed')
         self._seed, self._size, self._fps, self._frames = seed, (width_px, height_px), fps, frames
-        self._paced = pace == "real_time"
+        self.paced = pace == "real_time"
         self._closing = Event()
         self._scene: Scene | None = None
         self._number = 0
@@ -70,7 +70,7 @@ class SyntheticCamera:
             self._begun_ns = time.monotonic_ns()
         due_ns = self._begun_ns + round(self._number * 1e9 / self._fps)
         self._number += 1
-        if not self._paced:
+        if not self.paced:
             return Captured(image, due_ns, time.time_ns())
         wait_s = (due_ns - time.monotonic_ns()) / 1e9
         if wait_s > 0 and self._closing.wait(wait_s):
