@@ -296,7 +296,8 @@ class V4l2Camera:
         now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
         if buffer.flags & abi.TIMESTAMP_MASK != abi.TIMESTAMP_MONOTONIC:
             return Captured(image, now_ns, wall_ns)
-        kernel_ns = buffer.seconds * 1_000_000_000 + buffer.microseconds * 1000
+        # never ahead of now: some drivers stamp a picture with the time for which it was planned
+        kernel_ns = min(now_ns, buffer.seconds * 1_000_000_000 + buffer.microseconds * 1000)
         return Captured(image, kernel_ns, wall_ns - (now_ns - kernel_ns))
 
     # --- both

@@ -120,7 +120,9 @@ def fourcc(name: str) -> int:
 
 
 def fourcc_name(code: int) -> str:
-    return code.to_bytes(4, "little").decode("ascii", "replace")
+    """The four letters; a format that differs only in byte order has the top bit set and ends in -BE."""
+    letters = (code & 0x7FFFFFFF).to_bytes(4, "little").decode("ascii", "replace").rstrip()
+    return f"{letters}-BE" if code >> 31 else letters
 
 
 def call(fd: int, request: int, argument: c.Structure | c.c_int) -> None:

@@ -143,7 +143,7 @@ def _lines(error: ValidationError, tree: dict[str, Any]) -> list[str]:
 
 
 def _path(loc: tuple[int | str, ...], tree: Any, absent: bool) -> str:
-    """`cameras.gate.fps`: the location without tags of unions; `absent`: its last step is no tag but the missing key."""
+    """`cameras.gate.fps`: the location without tags of unions; `absent`: its last step is a missing key, no tag."""
     out = ""
     at: Any = tree
     for position, step in enumerate(loc):
