@@ -24,6 +24,7 @@ _METALS = {  # BGR of the evenly lit face
     "brass": (92, 142, 172),
     "blackened": (86, 84, 84),
 }
+_LEAST_LEVELS = 21.0  # what a defect changes at its strongest, seen through a slightly soft lens
 _FINE = 4  # defects are drawn this many times finer than the picture
 
 
@@ -111,7 +112,7 @@ def draw(blank: Blank, kinds: tuple[str, ...], free: NDArray[np.bool_], rng: np.
     face = _Face(blank, rng, with_missing_hole="missing_hole" in kinds, free=free)
     for kind in kinds:
         if kind != "missing_hole":
-            _TOOLS[kind](face, rng, free)
+            _damage(face, kind, rng, free)
     ys, xs = np.nonzero(face.alpha > 0.5)
     box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
     np.clip(face.colour, 0, 255, out=face.colour)
@@ -279,6 +280,28 @@ def _stroke(face: _Face, points: NDArray[np.float64], width_px: float) -> Floats
     return _coarse(page, side)
 
 
+def _damage(face: _Face, kind: str, rng: np.random.Generator, free: NDArray[np.bool_]) -> None:
+    """Do one kind of damage that a careful person could see in a sharp picture: the best of a few if need be."""
+    before = (face.colour.copy(), face.shine.copy(), face.alpha.copy(), list(face.defects))
+    whole, best = _flat(face), -1.0
+    for _ in range(8):
+        _TOOLS[kind](face, rng, free)
+        change = cv2.GaussianBlur(_flat(face) - whole, (0, 0), 1.3 * face.unit)
+        shown = float(np.abs(change).max())
+        if shown > best:
+            best, kept = shown, (face.colour, face.shine, face.alpha, face.defects)
+        if best >= _LEAST_LEVELS:
+            break
+        face.colour, face.shine, face.alpha = (array.copy() for array in before[:3])
+        face.defects = list(before[3])
+    face.colour, face.shine, face.alpha, face.defects = kept
+
+
+def _flat(face: _Face) -> Floats:
+    """Grey levels of the part on a dark belt."""
+    return np.asarray(face.colour.mean(2) * face.alpha + 50 * (1 - face.alpha), np.float32)
+
+
 def _scratch(face: _Face, rng: np.random.Generator, free: NDArray[np.bool_]) -> None:
     spots = _spots(face, free, 5 * face.unit)
     for _ in range(20):
@@ -290,14 +313,14 @@ def _scratch(face: _Face, rng: np.random.Generator, free: NDArray[np.bool_]) -> 
         steps = np.stack((np.cos(along), np.sin(along)), 1) * length / 14
         points = np.cumsum(steps, 0) + rng.normal(0, 0.25 * face.unit, (14, 2))
         points += np.array((x, y)) - points.mean(0)
-        width = float(rng.uniform(0.7, 2.0)) * face.unit
+        width = float(rng.uniform(0.8, 2.2)) * face.unit
         mask = _stroke(face, points, width) * face.alpha * free
         if rng.random() < 0.3:  # a second tooth beside the first
             mask = np.maximum(mask, _stroke(face, points + rng.normal(0, 3 * face.unit, 2), width) * face.alpha * free)
         if mask.sum() >= 0.6 * length * width:
             break
     press = 1 + 0.2 * _smooth_noise(rng, (mask.shape[0], mask.shape[1]), 4 * face.unit)
-    depth = float(rng.uniform(0.28, 0.85)) * np.clip(press, 0.5, 1.3)
+    depth = float(rng.uniform(0.35, 0.9)) * np.clip(press, 0.5, 1.3)
     seen = mask > 0.2
     if rng.random() < 0.6:  # bright: fresh metal, with a dark shoulder
         shoulder = cv2.warpAffine(mask, np.array(((1, 0, 1), (0, 1, 1)), np.float32), mask.shape[::-1])
