@@ -47,6 +47,7 @@ class Station:
         self._stop = threading.Event()
         self._open_events: dict[str, str] = {}
         self._counts = dict.fromkeys(("frames", "decisions", "accept", "reject", "unknown", "late", "events"), 0)
+        self._seen_ns = 0  # capture of the newest frame that the rules saw
         self._device_misses = 0
         self._last_fault = ""
         self._path = Latency()  # picture decoded -> record handed to the journal
@@ -127,6 +128,7 @@ class Station:
                 part = self._bare_part(frame)
                 self._decide(part, Ruling("unknown", f"no model answer: {seen}"), frame)
             return
+        self._seen_ns = frame.captured_ns
         observation = Observation(frame.captured_ns, seen, frame.number)
         logic = self._logic_for(frame)
         if logic.trigger is not None:
@@ -195,6 +197,7 @@ class Station:
         if change.phase == "end":
             del self._open_events[change.key]
         captured_ns, captured_wall_ns = self._captured(frame)
+        lasted_ns = self._seen_ns - change.started_ns
         self._store.put(
             Event(
                 id=str(uuid.uuid4()),
@@ -207,8 +210,8 @@ class Station:
                 findings=change.findings,
                 model=recipe.model.ref,
                 backend=recipe.model.backend,
-                started_ns=change.started_ns,
-                started_wall_ns=captured_wall_ns - (captured_ns - change.started_ns),
+                started_ns=captured_ns - lasted_ns,
+                started_wall_ns=captured_wall_ns - lasted_ns,
                 captured_ns=captured_ns,
                 captured_wall_ns=captured_wall_ns,
                 decided_ns=now_ns,
