@@ -15,7 +15,7 @@ demo: $(STAMPS)/demo  ## parts on a belt become decisions on MQTT; CLIP=path.mp4
 	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 test: $(STAMPS)/dev $(STAMPS)/system  ## every test; PYTEST='-k gate -x' narrows it
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
 	@tools/test_wheel.sh $(PYTEST)
