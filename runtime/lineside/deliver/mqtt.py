@@ -130,8 +130,8 @@ class MqttSink:
             "pending": self._cursor.pending(),
             "oldest_pending_s": self._oldest_s,
             "inflight": len(self._inflight.rows),
-            **{name: self._counts[name] for name in ("published", "acked", "backfilled", "connects", "disconnects")},
-            "ack_timeouts": self._counts["ack_timeouts"],
+            **{name: self._counts[name] for name in ("published", "acked", "backfilled")},
+            **{name: self._counts[name] for name in ("connects", "disconnects", "ack_timeouts")},
             "refused": {str(code): count for code, count in sorted(self._refused.items())},
             "last_error": self._error,
         }
@@ -321,8 +321,7 @@ class MqttSink:
         if link.packet_max_bytes is not None and len(payload) + len(topic) + 32 > link.packet_max_bytes:
             self._refuse(TOO_LARGE, row)
             return True
-        mid = link.publish(topic, payload, expiry_s=self._expiry_s[backfill])
-        if mid is None:
+        if (mid := link.publish(topic, payload, expiry_s=self._expiry_s[backfill])) is None:
             return False
         self._inflight.sent(mid, row)
         self._counts["published"] += 1
