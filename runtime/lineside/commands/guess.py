@@ -60,11 +60,20 @@ FAMILIES: dict[str, Family] = {
         DecodeSettings(min_score=0.35, nms_iou=0.6),
     ),
     "fastestdet": Family("bgr", *_UNIT, "stretch", 114, DecodeSettings(min_score=0.5)),
-    "yunet": Family("bgr", *_RAW, "letterbox_top_left", 0, DecodeSettings(min_score=0.5, nms_iou=0.4)),
-    "ultraface": Family(
-        "rgb", (127.0,) * 3, (128.0,) * 3, "letterbox_top_left", 0, DecodeSettings(min_score=0.5, nms_iou=0.4)
+    "yunet": Family(
+        "bgr", *_RAW, "letterbox_top_left", 0, DecodeSettings(min_score=0.5, nms_iou=0.4, max_findings=300)
     ),
-    "blazeface": Family("rgb", *_SIGNED, "letterbox_top_left", 0, DecodeSettings(min_score=0.5, nms_iou=0.3)),
+    "ultraface": Family(
+        "rgb",
+        (127.0,) * 3,
+        (128.0,) * 3,
+        "letterbox_top_left",
+        0,
+        DecodeSettings(min_score=0.5, nms_iou=0.4, max_findings=300),
+    ),
+    "blazeface": Family(
+        "rgb", *_SIGNED, "letterbox_top_left", 0, DecodeSettings(min_score=0.5, nms_iou=0.2, max_findings=300)
+    ),
     "anomaly": Family("rgb", *_UNIT, "stretch", 114, DecodeSettings(threshold=0.5)),
 }
 # where several fit, the one whose outputs are the most particular

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--min-score {args.min_score:g}: must be between 0 and 1")
     if args.draw is not None:
         _make_folder(args.draw)
-    eye = _Eye(open_bundle(args.bundle), args.backend, args.min_score)
+    eye = Eye(open_bundle(args.bundle), args.backend, args.min_score)
     pen = _Pen(args.draw)
     show = _as_json if args.jsonl else _as_text
     progress = _Progress()
@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-class _Eye:
+class Eye:
     """A bundle on a backend: picture -> what the model saw."""
 
-    def __init__(self, bundle: Bundle, backend: str, min_score: float | None) -> None:
+    def __init__(self, bundle: Bundle, backend: str, min_score: float | None, threads: int = 0) -> None:
         from dataclasses import replace
 
         from lineside.hal import board, choose, profile
@@ -82,19 +82,20 @@ class _Eye:
             profile=profile.match(board.read()),
             backend=name,
             device=device or None,
+            threads=threads,
         )
         self.bundle = bundle
         self.backend = choice.name
         self.settings = bundle.settings if min_score is None else replace(bundle.settings, min_score=min_score)
         self.least = min_score or 0.0
-        self._runtime = choice.backend
+        self.runtime = choice.backend
         spec = bundle.input_for(choice.artefact)
-        self._decoder = open_decoder(bundle.decode, choice.backend.outputs, bundle.labels, spec, self.settings)
-        self._prepare = Prepare(spec)
+        self.decoder = open_decoder(bundle.decode, choice.backend.outputs, bundle.labels, spec, self.settings)
+        self.prepare = Prepare(spec)
 
     def see(self, image: Image) -> tuple[Seen, Placement]:
-        canvas, placement = self._prepare.put(image)
-        return self._decoder.decode(self._runtime.infer(canvas), placement), placement
+        canvas, placement = self.prepare.put(image)
+        return self.decoder.decode(self.runtime.infer(canvas), placement), placement
 
 
 def _files(asked: list[Path]) -> Iterator[Path]:
@@ -143,7 +144,7 @@ def _video(file: Path) -> Iterator[Shot]:
 # --- what is printed
 
 
-def _row(shot: Shot, seen: Seen, eye: _Eye) -> dict[str, object]:
+def _row(shot: Shot, seen: Seen, eye: Eye) -> dict[str, object]:
     """One picture as `--jsonl` prints it."""
     from lineside.records import AnomalyMap, Classification
     from lineside.vision.decode import findings
@@ -213,7 +214,7 @@ class _Pen:
         self._folder = folder
         self._names: dict[str, Path] = {}  # two files of one name in different folders get different PNGs
 
-    def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: _Eye) -> None:
+    def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: Eye) -> None:
         if self._folder is None:
             return
         import cv2

@@ -1,0 +1,245 @@
+"""Runs every model of a data folder through a bundle on every backend, and writes the table of docs/models.md.
+
+    python tools/models_report.py [--data FOLDER]     # about two minutes; prints the table too
+
+The checks are those of tests/test_models.py: AP on two lists of faces, the main object on sample photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from lineside.commands.infer import Eye
+from lineside.errors import LinesideError
+from lineside.images import read_image
+from lineside.records import AnomalyMap, Classification, Detections
+from lineside.store.bundle import open_bundle
+from lineside.vision.boxes import iou
+from lineside.vision.decode import findings
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKENDS = ("onnxruntime", "openvino", "litert")
+BEGIN, END = "<!-- models_report: begin -->", "<!-- models_report: end -->"
+FACE_LISTS = ("faces_mask", "faces_dlib")
+LEAST_SIDE_PX = 20
+FACE_MIN_SCORE = 0.05
+
+# sample photo -> how the label of its main object begins
+CLASSIFIED = {
+    "bird": "chickadee",
+    "cat": "Egyptian cat",
+    "dragonfly": "dragonfly",
+    "grace_hopper": "military uniform",
+    "hot_dog": "hotdog",
+    "owl": "kite",  # wrong, and what the reference says
+    "parrot": "macaw",
+    "pets": "Italian greyhound",
+    "sunflower": "daisy",
+}
+DETECTED = {
+    **{"bird": "bird", "cat": "cat", "face": "person", "grace_hopper": "person", "hot_dog": "hot dog"},
+    **{"kite_and_cold": "kite", "owl": "bird", "parrot": "bird", "pets": "dog"},
+}
+PEOPLE = {
+    **{"face": "person", "cat": "no person", "sunflower": "no person", "hot_dog": "no person"},
+    **{"dragonfly": "no person", "owl": "no person", "pets": "no person"},
+}
+
+
+class Model(NamedTuple):
+    """One file under data/models, and what is expected of it."""
+
+    file: str
+    labels: str  # a file under data/models/labels, or the labels themselves
+    check: str  # classified | detected | people | faces | none
+    note: str = ""
+    options: tuple[str, ...] = ()  # of `lineside bundle new`, beside MODEL and --labels
+
+
+IMAGENET, COCO = "imagenet_labels_1001.txt", "coco_labels_80.txt"
+MODELS = (
+    Model("classify/mobilenet_v1_0.25_128_quant.tflite", IMAGENET, "classified"),
+    Model("classify/mobilenet_v2_1.0_224_quant.tflite", IMAGENET, "classified"),
+    Model("classify/mobilenet_v2_224_fp32.onnx", IMAGENET, "classified"),
+    Model("classify/mobilenet_v2_224_int8_qdq.onnx", IMAGENET, "classified"),
+    Model("classify/vww_96_int8.tflite", "no person\nperson\n", "people"),
+    Model(
+        "classify/mobilevit_xxs_128_int8_untrained.tflite",
+        "".join(f"class {number}\n" for number in range(10)),
+        "none",
+        "untrained: for speed only",
+    ),
+    Model("detect/yolox_nano_416.onnx", COCO, "detected"),
+    Model("detect/yolox_nano_416_dynamic_range.tflite", COCO, "detected"),
+    Model("detect/nanodet_m_320.onnx", COCO, "detected"),
+    Model("detect/fastestdet_352.onnx", COCO, "detected"),
+    Model("detect/yolov8n_640_full_int8.tflite", COCO, "detected"),
+    Model("detect/yolov5n_224_int8.tflite", COCO, "detected"),
+    Model("face/yunet_n_dynamic.onnx", "face\n", "faces"),
+    Model("face/yunet_n_320_320.onnx", "face\n", "faces"),
+    Model("face/yunet_s_320_320.onnx", "face\n", "faces"),
+    Model("face/ultraface_rfb_320.onnx", "face\n", "faces"),
+    Model("face/face_detection_short_range.tflite", "face\n", "faces"),
+    Model("face/face_detection_full_range_sparse.tflite", "face\n", "faces"),
+)
+NOT_RUN = (
+    ("face/ultraface_rfb_320_nopost.tflite", "its boxes are not decoded in the model, and no decoder does it"),
+    ("edgetpu/mobilenet_v1_0.25_128_quant_edgetpu.tflite", "packs and decodes; runs on an Edge TPU only"),
+    ("edgetpu/face-detector-quantized_edgetpu.tflite", "packs and decodes; runs on an Edge TPU only"),
+    ("edgetpu/yolov8n_640_full_int8_edgetpu.tflite", "packs and decodes; runs on an Edge TPU only"),
+)
+
+
+def make_bundle(model: Model, data: Path, folder: Path) -> Path:
+    """A bundle as `lineside bundle new` makes it, with nothing said but the labels. Raises ConfigError."""
+    from lineside.commands import bundle
+
+    labels = data / "models" / "labels" / model.labels
+    if not model.labels.endswith(".txt"):
+        labels = folder / f"{Path(model.file).stem}.txt"
+        labels.write_text(model.labels)
+    target = folder / Path(model.file).stem
+    parser = argparse.ArgumentParser()
+    bundle.add_arguments(parser)
+    words = ["new", str(data / "models" / model.file), "--labels", str(labels), *model.options, "-o", str(target)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        bundle.run(parser.parse_args(words))
+    return target
+
+
+def named(eye: Eye, expected: dict[str, str], data: Path) -> list[str]:
+    """The sample photos whose best finding is the expected one."""
+    right = []
+    for photo, label in expected.items():
+        found = findings(eye.see(read_image(data / "samples" / f"{photo}.jpg"))[0], eye.bundle.labels)
+        if found and found[0].label.startswith(label):
+            right.append(photo)
+    return right
+
+
+def face_ap(eye: Eye, data: Path, name: str) -> float:
+    """AP at IoU 0.5 over the whole list, precision made monotone, each image's faces matched best score first.
+
+    Faces with a side under 20 px and those marked `ignore` are neither right nor wrong, nor are detections that match
+    one of them, or that match nothing and are themselves under 20 px (as COCO counts its area ranges).
+    """
+    rows: list[tuple[float, bool]] = []
+    faces = 0
+    for line in (data / name / "test.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        seen, _ = eye.see(read_image(data / name / "images" / entry["file"]))
+        assert isinstance(seen, Detections)
+        truth = np.array([face["box"] for face in entry["faces"]], np.float32).reshape(-1, 4)
+        skipped = np.array([bool(face.get("ignore")) for face in entry["faces"]], bool)
+        skipped |= (truth[:, 2:] - truth[:, :2]).min(axis=1, initial=np.inf) < LEAST_SIDE_PX
+        faces += int((~skipped).sum())
+        rows += _matched(seen, truth, skipped)
+    rows.sort(key=lambda row: -row[0])
+    right = np.cumsum([hit for _, hit in rows])
+    precision = np.maximum.accumulate((right / np.arange(1, len(rows) + 1))[::-1])[::-1]
+    return float((np.diff(right / faces, prepend=0.0) * precision).sum())
+
+
+def _matched(seen: Detections, truth: np.ndarray, skipped: np.ndarray) -> Iterator[tuple[float, bool]]:
+    overlap = iou(seen.boxes, truth)
+    free = ~skipped
+    for number, box in enumerate(seen.boxes):
+        near = np.where(free & (overlap[number] >= 0.5), overlap[number], -1.0)
+        if near.size and near.max() > 0:
+            free[near.argmax()] = False
+            yield float(seen.scores[number]), True
+        elif not (overlap[number][skipped] >= 0.5).any() and (box[2:] - box[:2]).min() >= LEAST_SIDE_PX:
+            yield float(seen.scores[number]), False
+
+
+def result(eye: Eye, check: str, data: Path) -> str:
+    """What this bundle answers, in the table's words."""
+    match check:
+        case "classified":
+            right = named(eye, CLASSIFIED, data)
+            return f"{len(right)} of {len(CLASSIFIED)} photos as the reference"
+        case "detected":
+            return f"{len(named(eye, DETECTED, data))} of {len(DETECTED)} main objects"
+        case "people":
+            return f"{len(named(eye, PEOPLE, data))} of {len(PEOPLE)} person or not"
+        case "faces":
+            return "AP50 " + " / ".join(f"{face_ap(eye, data, name):.3f}" for name in FACE_LISTS)
+    return "runs"
+
+
+def times_ms(eye: Eye, photo: Path, runs: int = 30) -> tuple[float, float, float]:
+    """Median of before, model and after, on one photo."""
+    image = read_image(photo)
+    steps: list[list[float]] = [[], [], []]
+    for _ in range(runs + 3):
+        at = [time.perf_counter()]
+        canvas, placement = eye.prepare.put(image)
+        at.append(time.perf_counter())
+        outputs = eye.runtime.infer(canvas)
+        at.append(time.perf_counter())
+        seen = eye.decoder.decode(outputs, placement)
+        assert isinstance(seen, Detections | Classification | AnomalyMap)
+        at.append(time.perf_counter())
+        for step, begin, end in zip(steps, at, at[1:], strict=False):
+            step.append((end - begin) * 1e3)
+    before, model, after = (float(np.median(step[3:])) for step in steps)
+    return before, model, after
+
+
+def rows(data: Path, folder: Path) -> Iterator[str]:
+    """The lines of the table."""
+    yield "| model | decode | backend | result | model ms | before + after ms |"
+    yield "| --- | --- | --- | --- | ---: | ---: |"
+    for model in MODELS:
+        bundle = open_bundle(make_bundle(model, data, folder))
+        formats = {artefact.format for artefact in bundle.artefacts}
+        for backend in BACKENDS:
+            if backend != "openvino" and formats != {"litert": {"tflite"}, "onnxruntime": {"onnx"}}[backend]:
+                continue
+            head = f"| {model.file} | {bundle.decode} | {backend} |"
+            try:
+                eye = Eye(bundle, backend, FACE_MIN_SCORE if model.check == "faces" else None, threads=1)
+                told = result(eye, model.check, data)
+            except LinesideError as error:
+                yield f"{head} {str(error).partition(': ')[2].replace('|', '/')[:90]} | | |"
+                continue
+            timed = Eye(bundle, backend, None, threads=1)
+            before, alone, after = times_ms(timed, data / "samples" / "face.jpg")
+            note = f"; {model.note}" if model.note else ""
+            yield f"{head} {told}{note} | {alone:.2f} | {before + after:.2f} |"
+    for file, why in NOT_RUN:
+        yield f"| {file} | | | {why} | | |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("LINESIDE_DATA", str(ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=Path(default), help="folder with models, samples and faces_*")
+    data = parser.parse_args(arguments).data
+    cv2.setNumThreads(1)
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for line in rows(data, Path(folder)):
+            print(line, flush=True)
+            lines.append(line)
+    page = ROOT / "docs" / "models.md"
+    head, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
