@@ -54,8 +54,8 @@ def open_backend(
     """Open the first candidate that opens.
 
     `backend` = "auto": the profile's order (of one `device`, if given), then `fallback`; a name: that one on `device`
-    (else on the first device that the profile has for it), then `fallback`, entries "openvino:cpu". `threads` 0: the
-    profile's. `options` by backend name, over the profile's.
+    (else on the first device that the profile has for it), then `fallback`, entries "openvino:cpu". `threads` is for
+    each slot; 0: the profile's, divided by the slots. `options` by backend name, over the profile's.
 
     Raises ConfigError (no runtime, no fitting artefact, a bad model file) or DeviceError (a device is absent).
     """
@@ -72,7 +72,7 @@ def open_backend(
                 artefact,
                 input.of(artefact),
                 device=candidate.device,
-                threads=threads or candidate.threads,
+                threads=threads or (max(1, candidate.threads // slots) if candidate.threads else 0),
                 slots=slots,
                 options={**candidate.options, **(options or {}).get(candidate.name, {})},
                 cache_dir=cache_dir,

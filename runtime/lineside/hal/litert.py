@@ -31,7 +31,10 @@ _PACKAGES = ("ai_edge_litert", "tflite_runtime")
 
 
 class LiteRtBackend:
-    """Options: see `_OPTIONS`. `device`: cpu, edgetpu, edgetpu:usb, edgetpu:pci, edgetpu:usb:0, gpu."""
+    """Options: see `_OPTIONS`. `device`: cpu, edgetpu, edgetpu:usb, edgetpu:pci, edgetpu:usb:0, gpu.
+
+    `threads`: for each slot, 0 a fair share of the cores.
+    """
 
     packages: ClassVar[tuple[str, ...]] = _PACKAGES
 
@@ -62,7 +65,7 @@ class LiteRtBackend:
             self._slots += [GpuSlot(model, artefact, input) for _ in range(slots)]
         else:
             package = _package(options)
-            each = max(1, (threads or allowed_cores()) // slots)
+            each = threads or max(1, allowed_cores() // slots)
             self.device = device
             for _ in range(slots):
                 delegates = [_edgetpu(package, which, options)] if kind == "edgetpu" else []

@@ -40,7 +40,10 @@ _REMEDY = {
 
 
 class OrtBackend:
-    """Options: see `_OPTIONS`. `device`: cpu, cuda, cuda:1, tensorrt, tensorrt:1."""
+    """Options: see `_OPTIONS`. `device`: cpu, cuda, cuda:1, tensorrt, tensorrt:1.
+
+    `threads`: for each slot, 0 a fair share of the cores.
+    """
 
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
@@ -65,7 +68,7 @@ class OrtBackend:
         check_file(artefact, FORMATS, "onnxruntime")
         ort = vendor("onnxruntime")
         providers = _providers(artefact, kind, int(number or 0), options, cache_dir, ort)
-        session_options = _session_options(ort, threads or allowed_cores(), options)
+        session_options = _session_options(ort, threads or max(1, allowed_cores() // slots), options)
         try:
             self._session = ort.InferenceSession(artefact.path, session_options, providers=providers)
         except Exception as error:  # its error classes share no base

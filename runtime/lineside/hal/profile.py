@@ -47,7 +47,7 @@ class Candidate(_Strict):
 
     name: str
     device: str = "cpu"
-    threads: Annotated[int, Field(ge=0)] = 0  # 0: every core that the process may use
+    threads: Annotated[int, Field(ge=0)] = 0  # of all slots together; 0: every core that the process may use
     precision: tuple[Literal["int8", "mixed", "fp16", "fp32"], ...] = ("int8", "mixed", "fp16", "fp32")  # best first
     options: dict[str, bool | int | float | str] = {}
 
