@@ -104,6 +104,7 @@ class Daemon:
             "stations": {name: dict(station.status()) for name, station in self._stations.items()},
             "journal": dict(self._journal.status()) if self._journal else {},
             **sinks,
+            "log_lines_dropped": logs.dropped(),
             "health": dict(self._health.workers()),
         }
 
@@ -171,6 +172,7 @@ class Daemon:
                 journal,
                 self._clock,
                 lanes=model.executor.slots,
+                log_each=config.daemon.log_decisions,
             )
         self._models = list(shared.values())
         self._health.worker("executor").end()

@@ -6,6 +6,7 @@ as its device has slots: they see frames at the same time and conclude them in t
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from lineside.errors import DeviceError
 from lineside.metrics import Latency
 from lineside.recipe import Logic, Recipe, findings_of
 from lineside.records import Change, Decision, Event, Finding, Frame, Observation, Part, Ruling
+
+_log = logging.getLogger(__name__)
 
 _TAKE_S = 0.5  # how long a lane waits for a frame before it shows that it is alive
 
@@ -31,8 +34,16 @@ class Station:
     """One camera's frames become decisions or events. `run_lane` is a thread; there are as many as device slots."""
 
     def __init__(
-        self, name: str, source: FrameSource, recipe: Recipe, store: RecordStore, clock: Clock, lanes: int = 1
+        self,
+        name: str,
+        source: FrameSource,
+        recipe: Recipe,
+        store: RecordStore,
+        clock: Clock,
+        lanes: int = 1,
+        log_each: bool = False,
     ) -> None:
+        self._log_each = log_each
         self.name = name
         self.lanes = lanes
         self._source = source
@@ -166,10 +177,10 @@ class Station:
         recipe, now_ns = self._recipe, self._clock.monotonic_ns()
         captured_ns, captured_wall_ns = self._captured(frame)
         late = recipe.deadline_ms is not None and now_ns - captured_ns > recipe.deadline_ms * 1e6
-        wall_ns = self._clock.wall_ns()
+        wall_ns, id_ = self._clock.wall_ns(), str(uuid.uuid4())
         self._store.put(
             Decision(
-                id=str(uuid.uuid4()),
+                id=id_,
                 station=self.name,
                 part=part,
                 verdict=ruling.verdict,
@@ -190,6 +201,8 @@ class Station:
         self._counts[ruling.verdict] += 1
         self._counts["late"] += late
         self._measure(frame)
+        if self._log_each:
+            _log.info("%s: part %d: %s: %s (decision %s)", self.name, part.number, ruling.verdict, ruling.cause, id_)
 
     def _announce(self, change: Change, frame: Frame | None) -> None:
         recipe, now_ns, wall_ns = self._recipe, self._clock.monotonic_ns(), self._clock.wall_ns()
@@ -220,6 +233,8 @@ class Station:
         )
         self._counts["events"] += 1
         self._measure(frame)
+        if self._log_each:
+            _log.info("%s: %s: %s (event %s)", self.name, change.phase, change.cause, event_id)
 
     def _captured(self, frame: Frame | None) -> tuple[int, int]:
         """Monotonic and wall time of capture, for the message; of no frame (the source has ended): now."""
