@@ -210,6 +210,23 @@ def test_stop_ends_a_capture_that_waits_for_room_and_wakes_its_taker(
     assert capture.status()["state"] == "stopped"
 
 
+def test_two_stations_on_one_camera_each_get_what_they_asked_for(eventually: Callable[..., None]) -> None:
+    capture = Capture("gate", lambda: ScriptedCamera([True] * 60, live=False))
+    every, newest = capture.tap("every", 2), capture.tap("freshest")
+    capture.start()
+    numbers = []
+    while isinstance(frame := every.take(5), Frame):
+        numbers.append(frame.number)
+    assert numbers == list(range(1, 61))
+    eventually(lambda: capture.status()["state"] == "ended")
+    last = newest.take(0)
+    assert isinstance(last, Frame)
+    assert last.number == 60
+    assert newest.take(0) is END
+    assert capture.status()["skipped"] == 59
+    capture.stop()
+
+
 # --- queues
 
 

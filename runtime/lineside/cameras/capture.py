@@ -15,7 +15,7 @@ from threading import Event, Lock, Thread
 from typing import Literal, TypeVar
 
 from lineside.cameras.orient import Orientation
-from lineside.cameras.queues import END, End, FrameQueue, LatestFrame, PartQueue
+from lineside.cameras.queues import END, End, LatestFrame, PartQueue
 from lineside.contracts import Beat, Camera, Status
 from lineside.errors import ConfigError, DeviceError, LinesideError
 from lineside.records import Captured, Frame
@@ -51,9 +51,32 @@ class _Run:
         return since_ns > 0 and time.monotonic_ns() - since_ns > self.allowed_s * 1e9
 
 
-class Capture:
-    """One camera of the daemon. `start`, then one consumer calls `take`; `stop` ends it.
+class Tap:
+    """What one station gets of a camera: its own queue, freshest or every, whatever other stations do."""
 
+    def __init__(self, capture: Capture, mode: Literal["freshest", "every"], queue_frames: int) -> None:
+        self._capture = capture
+        self.freshest = mode == "freshest"
+        self.queue: LatestFrame | PartQueue = LatestFrame() if self.freshest else PartQueue(queue_frames)
+        self.stale = 0
+        self.lost = 0
+
+    def take(self, timeout_s: float) -> Frame | End | None:
+        """The next frame; END once the source has ended; None after `timeout_s`. Raises what ended the capture."""
+        taken = self.queue.take(timeout_s)
+        if taken is END and self._capture.failure is not None:
+            raise self._capture.failure
+        return taken
+
+    @property
+    def skipped(self) -> int:
+        return self.stale + (self.queue.skipped if isinstance(self.queue, LatestFrame) else 0)
+
+
+class Capture:
+    """One camera of the daemon: a `tap` for each station, then `start`; `stop` ends it.
+
+    With a single consumer, `take` is enough: it makes the tap with the mode and queue given here.
     `build` makes a fresh driver: once now (so that a wrong option is a ConfigError before anything runs), and again
     after a read that had to be abandoned. `beat` is called at least five times a second while all is as it should be.
     """
@@ -83,14 +106,14 @@ class Capture:
         self._orientation = orientation or Orientation()
         self._reopen_s = (reopen_min_s, reopen_max_s)
         self._stall_s = stall_s if stall_s is not None and self._live else float("inf")
-        self._stale_s = stale_s if mode == "freshest" and self._live else float("inf")
+        self._stale_s = stale_s if self._live else float("inf")
         self._fresh_ns = 0  # when the last picture came that was not stale
         self._beat = beat
-        self._latest = LatestFrame() if mode == "freshest" else None
-        self._queue: FrameQueue = self._latest or PartQueue(queue_frames)
+        self._taps: tuple[Tap, ...] = ()
+        self._default_tap = Tap(self, mode, queue_frames)
         self._stopping = Event()
         self._swap = Lock()  # held to abandon a run, and to deliver a frame of the run that counts
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None  # what ended the capture, if it was not the end of the source
         self._state = "idle"
         self._counts: Counter[str] = Counter()
         self._abandoned_counts: Counter[str] = Counter()  # what the drivers of abandoned runs had counted
@@ -101,17 +124,21 @@ class Capture:
 
     # --- for daemon and pipeline
 
+    def tap(self, mode: Literal["freshest", "every"], queue_frames: int = 4) -> Tap:
+        """A queue of its own for one consumer; before `start`, so that it misses nothing."""
+        tap = Tap(self, mode, queue_frames)
+        self._taps = (*self._taps, tap)
+        return tap
+
     def start(self) -> None:
         """Begin to open and read, in threads of its own."""
+        self._taps = self._taps or (self._default_tap,)
         self._spawn("capture", self._read_on, self._run)
         self._spawn("watch", self._watch)
 
     def take(self, timeout_s: float) -> Frame | End | None:
-        """The next frame; END once the source has ended; None after `timeout_s`. Raises what ended the capture."""
-        taken = self._queue.take(timeout_s)
-        if taken is END and self._failure is not None:
-            raise self._failure
-        return taken
+        """As Tap.take, for the only consumer of a capture without other taps."""
+        return self._default_tap.take(timeout_s)
 
     def stop(self, timeout_s: float = 1.0) -> bool:
         """Close the camera and end the threads; frames that wait can still be taken. False if a thread still runs."""
@@ -120,21 +147,21 @@ class Capture:
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._queue.end()
+        self._end()
         if self._state not in ("ended", "failed"):
             self._state = "stopped"
         return not any(thread.is_alive() for thread in self._threads)
 
     def status(self) -> Status:
-        """JSON values. frames = taken + waiting + skipped + lost; bad and dropped pictures never became frames."""
+        """JSON values. For each tap: frames = taken + waiting + skipped + lost; bad and dropped never became frames."""
         driver = self._abandoned_counts + Counter(_counts(self._run.camera))
         read_ns = tuple(self._read_ns)
         spread_s = (read_ns[-1] - read_ns[0]) / 1e9 if len(read_ns) > 1 else 0.0
         return {
             "state": self._state,
             "frames": self._counts["frames"],
-            "skipped": self._counts["stale"] + (self._latest.skipped if self._latest else 0),
-            "lost": self._counts["lost"],
+            "skipped": sum(tap.skipped for tap in self._taps),
+            "lost": sum(tap.lost for tap in self._taps),
             "bad": driver["bad"],
             "dropped": driver["dropped"],
             "reopens": self._counts["reopens"],
@@ -156,12 +183,12 @@ class Capture:
             self._reopen_until_end(run)
         except Exception as error:  # the worker ends here; take() raises it where the daemon decides
             if self._counts_on(run):
-                self._failure = self._named(error) if isinstance(error, ConfigError) else error
-                self._last_error, self._state = str(self._failure), "failed"
+                self.failure = self._named(error) if isinstance(error, ConfigError) else error
+                self._last_error, self._state = str(self.failure), "failed"
         finally:
             run.camera.close()
             if self._counts_on(run):
-                self._queue.end()
+                self._end()
 
     def _reopen_until_end(self, run: _Run) -> None:
         wait_s = self._reopen_s[0]
@@ -208,24 +235,34 @@ class Capture:
             self._state = "streaming"
             self._size_px = (image.shape[1], image.shape[0])
             self._read_ns.append(now_ns)
-            if now_ns - captured.captured_ns > self._stale_s * 1e9:
-                return self._skip_stale(now_ns)
-            self._fresh_ns = now_ns
-            delivered = self._queue.put(frame, 0.0)
-        if not delivered and self._live:  # waiting would only move the loss into the driver, where nobody counts it
-            self._counts["lost"] += 1
-            if self._counts["lost"].bit_count() == 1:  # at 1, 2, 4, 8, ...: loud, and no flood
-                self._last_error = f"{self._counts['lost']} frames lost so far: the path is slower than the camera"
-                log.error("camera %s: %s", self.name, self._last_error)
-            return
-        while not delivered and self._counts_on(run):
-            delivered = self._queue.put(frame, ROUND_S)
+            stale = self._is_stale(now_ns, captured)
+            full = [tap for tap in self._taps if not self._offer(tap, frame, stale)]
+        for tap in full:  # the source waits: nothing is lost
+            while self._counts_on(run) and not tap.queue.put(frame, ROUND_S):
+                pass
 
-    def _skip_stale(self, now_ns: int) -> None:
+    def _offer(self, tap: Tap, frame: Frame, stale: bool) -> bool:
+        """Put the frame into one queue, or count why not; False if its source should wait until there is room."""
+        if stale and tap.freshest:
+            tap.stale += 1
+            return True
+        if tap.queue.put(frame, 0.0):
+            return True
+        if self._live:  # waiting would only move the loss into the driver, where nobody counts it
+            tap.lost += 1
+            if tap.lost.bit_count() == 1:  # at 1, 2, 4, 8, ...: loud, and no flood
+                self._last_error = f"{tap.lost} frames lost so far: the path is slower than the camera"
+                log.error("camera %s: %s", self.name, self._last_error)
+        return self._live
+
+    def _is_stale(self, now_ns: int, captured: Captured) -> bool:
         """A buffer somewhere held this picture back; newer ones follow at once, or else the source is at fault."""
-        self._counts["stale"] += 1
+        if now_ns - captured.captured_ns <= self._stale_s * 1e9:
+            self._fresh_ns = now_ns
+            return False
         if now_ns - self._fresh_ns > (self._stale_s + self._stall_s) * 1e9:
             raise DeviceError(f"every picture is more than {self._stale_s:g} s old when it comes")
+        return True
 
     # --- the watch thread
 
@@ -267,6 +304,10 @@ class Capture:
         thread = Thread(target=target, args=arguments, name=f"{role}-{self.name}", daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def _end(self) -> None:
+        for tap in self._taps:
+            tap.queue.end()
 
     def _counts_on(self, run: _Run) -> bool:
         return run is self._run and not self._stopping.is_set()

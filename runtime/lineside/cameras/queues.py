@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 from threading import Condition
-from typing import Protocol
 
 from lineside.records import Frame
 
@@ -19,19 +18,6 @@ class End(Enum):
 END = End.END
 
 
-class FrameQueue(Protocol):
-    """One capture thread puts, one pipeline takes."""
-
-    def put(self, frame: Frame, timeout_s: float) -> bool:
-        """Hand a frame over; False if there was no room within `timeout_s`."""
-
-    def take(self, timeout_s: float) -> Frame | End | None:
-        """The next frame; None after `timeout_s` without one."""
-
-    def end(self) -> None:
-        """No frame will come any more; wakes whoever waits."""
-
-
 class LatestFrame:
     """The newest frame. `skipped` counts those that a newer one replaced before anybody took them."""
 
@@ -42,6 +28,7 @@ class LatestFrame:
         self.skipped = 0
 
     def put(self, frame: Frame, timeout_s: float = 0.0) -> bool:
+        """Hand a frame over; there is always room."""
         with self._changed:
             if self._frame is not None:
                 self.skipped += 1
@@ -50,6 +37,7 @@ class LatestFrame:
         return True
 
     def take(self, timeout_s: float) -> Frame | End | None:
+        """The newest frame; None after `timeout_s` without one."""
         with self._changed:
             if self._frame is None and not self._ended:
                 self._changed.wait(timeout_s)
@@ -59,6 +47,7 @@ class LatestFrame:
             return frame
 
     def end(self) -> None:
+        """No frame will come any more; wakes whoever waits."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -77,6 +66,7 @@ class PartQueue:
         return len(self._frames)
 
     def put(self, frame: Frame, timeout_s: float = 0.0) -> bool:
+        """Hand a frame over; False if there was no room within `timeout_s`."""
         with self._changed:
             if len(self._frames) >= self._room and timeout_s > 0:
                 self._changed.wait(timeout_s)  # a take notifies; so does nothing else while the putter waits
@@ -87,6 +77,7 @@ class PartQueue:
         return True
 
     def take(self, timeout_s: float) -> Frame | End | None:
+        """The next frame; None after `timeout_s` without one."""
         with self._changed:
             if not self._frames and not self._ended:
                 self._changed.wait(timeout_s)
@@ -97,6 +88,7 @@ class PartQueue:
             return END if self._ended else None
 
     def end(self) -> None:
+        """No frame will come any more; wakes whoever waits."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
