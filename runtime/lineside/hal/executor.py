@@ -39,6 +39,7 @@ class Executor:
         self._last = self._backend
         self._closed = threading.Event()
         self._fault = ""
+        self._broken: Exception | None = None
         self._failures = 0
         self._reopened = 0
         self.slots = slots
@@ -59,8 +60,13 @@ class Executor:
             self._release(number)
 
     def infer(self, pixels: Image, slot: int) -> tuple[Tensor, ...]:
-        """Run the model. Raises DeviceError at once while the device is down; reopening goes on behind it."""
+        """Run the model. Raises DeviceError at once while the device is down; reopening goes on behind it.
+
+        A fault of a driver, neither DeviceError nor ConfigError, ends reopening and is raised here, in a worker.
+        """
         backend = self._backend
+        if self._broken is not None:
+            raise self._broken
         if backend is None:
             raise DeviceError(f"device is down ({self._fault}); lineside keeps reopening it")
         try:
@@ -74,6 +80,7 @@ class Executor:
             "device": self.backend.device,
             "up": self._backend is not None,
             "slots": self.slots,
+            "waiting": len(self._waiting),
             "failures": self._failures,
             "reopened": self._reopened,
             "last_error": self._fault,
@@ -123,6 +130,9 @@ class Executor:
                 self._fault = str(error)
                 wait_s = min(wait_s * 2, most_s)
                 continue
+            except Exception as error:  # this thread ends here; a worker hears of it, and a restart may cure it
+                self._broken = error
+                return
             with self._lock:
                 if not self._closed.is_set():
                     self._backend = self._last = backend
