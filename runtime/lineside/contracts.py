@@ -36,7 +36,13 @@ class Clock(Protocol):
 
 
 class Camera(Protocol):
-    """One source of pictures, used by one capture thread."""
+    """One source of pictures, used by one capture thread.
+
+    A driver may also have `live` (default True; False: the source waits for its reader, so a full queue loses nothing),
+    `paced` (default True; False: captured_ns is a recording's own time, ahead of the clock), `counts` ("bad" pictures
+    that did not decode, "dropped" ones that the device had no room for) and `adjusted` (option -> what was taken
+    instead); the last two show in `lineside status`.
+    """
 
     def open(self) -> None:
         """Take the device. Raises DeviceError (absent, busy, refused)."""
