@@ -124,7 +124,8 @@ def head(count: int, seed: int) -> np.ndarray:
     columns[4:] = random.uniform(0, 0.2, (80, count))
     for at in (2 * random.choice(count // 2, 12, replace=False)).tolist():
         columns[4 + int(random.integers(80)), at] = random.uniform(0.3, 1.0)
-        columns[:, at + 1] = columns[:, at] * np.float32(0.99)
+        columns[:2, at + 1] = columns[:2, at]
+        columns[2:, at + 1] = columns[2:, at] * np.float32(0.99)
     return columns
 
 

@@ -82,6 +82,7 @@ _PREFERENCE = (
     *("yolox", "yolo_e2e", "yolov8", "yolov5", "classify", "anomaly"),
 )
 _ONE_CLASS = {"yunet": "face", "ultraface": "face", "blazeface": "face", "anomaly": "anomaly"}
+_IMAGENET_WITH_BACKGROUND = 1001
 _ANY_SIZE = {"yunet"}  # fully convolutional, and their decoder takes any grid
 
 
@@ -121,7 +122,7 @@ def fit_labels(labels: tuple[str, ...], outputs: tuple[TensorSpec, ...]) -> tupl
     starts_with_background = labels[0].lower() == "background"
     if classes == len(labels) - 1 and starts_with_background:
         return labels[1:], Guess('dropped the label "background"', f"the model has {classes} classes", "--labels")
-    if classes == len(labels) + 1 and not starts_with_background and classes > 2:
+    if classes == len(labels) + 1 == _IMAGENET_WITH_BACKGROUND and not starts_with_background:
         added = Guess('added the label "background" as class 0', f"the model has {classes} classes", "--labels")
         return ("background", *labels), added
     return labels, None

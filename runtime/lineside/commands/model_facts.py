@@ -67,7 +67,7 @@ def read_facts(path: Path) -> ModelFacts:
     kind = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino"}.get(path.suffix.lower())
     if kind is None:
         raise ConfigError(
-            f"{path}: model files are .onnx, .tflite and OpenVINO's .xml: export the model as one of them"
+            f"{path}: model files are .onnx, .tflite or OpenVINO's .xml: export the model to one"
         )
     read = {"onnx": _onnx, "tflite": _tflite, "openvino": _openvino}[kind]
     for part in artefact_files(path):
