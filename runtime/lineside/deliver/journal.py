@@ -246,7 +246,7 @@ class Journal:
         """Everything that touches the disk. Raises sqlite3.Error or OSError."""
         if self._broken is not None:
             broken, self._broken = self._broken, None
-            if broken == self.generation:
+            if broken == self.generation and self._store is not None:
                 corrupt = sqlite3.DatabaseError("a reader met a corrupt page")
                 corrupt.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
                 raise corrupt
