@@ -14,7 +14,7 @@ help:  ## list the targets
 demo: $(STAMPS)/demo  ## parts on a belt become decisions on MQTT; CLIP=path.mp4 BUNDLE=dir for your own
 	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
-test: $(STAMPS)/dev $(STAMPS)/system  ## every test; PYTEST='-k gate -x' narrows it
+test: setup  ## every test; PYTEST='-k gate -x' narrows it
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
@@ -28,13 +28,14 @@ check: $(STAMPS)/dev  ## lint, format and types
 bench: $(STAMPS)/dev  ## speed and memory against lean baselines in the same run
 	@$(BIN)/python tools/bench_path.py
 
-setup: $(STAMPS)/dev $(STAMPS)/system  ## what `make test` needs, without running it
+setup: $(STAMPS)/dev $(STAMPS)/legacy $(STAMPS)/system  ## what `make test` needs, without running it
 
 $(STAMPS)/%: pyproject.toml tools/setup.sh
 	@tools/setup.sh $*
 
 clean:  ## remove whatever the targets above made, the virtual environment included
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-legacy build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+.NOTPARALLEL:
 .PHONY: help demo test test-wheel check bench setup clean

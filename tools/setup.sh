@@ -2,6 +2,7 @@
 # Sets up what a make target needs, and leaves a stamp so that the next time costs nothing.
 #   tools/setup.sh demo     .venv with the extra `demo`
 #   tools/setup.sh dev      .venv with everything that the tests and checks import
+#   tools/setup.sh legacy   .venv-legacy with the old tflite_runtime that Coral boxes have (where there is a Python 3.11)
 #   tools/setup.sh system   Debian packages of the tests' real peers (broker, cameras, systemd); named if not installable
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,32 +19,49 @@ PACKAGES=(
 
 say() { printf '==> %s\n' "$*" >&2; }
 
-find_python() { # the first python3 >= 3.11 that can make a virtual environment; prints its path
+find_python() { # the first Python that can make a virtual environment and fits $1, an expression; prints its path
   local name
-  for name in "${PYTHON:-python3}" python3 /usr/bin/python3 python3.{14,13,12,11}; do
-    if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  for name in "${PYTHON:-python3}" python3 /usr/bin/python3 python3.{14,13,12,11} /usr/bin/python3.11; do
+    if "$name" -c "import sys, venv, ensurepip; sys.exit(not (sys.version_info[:2] $1))" 2>/dev/null; then
       command -v "$name"
       return
     fi
   done
-  say "no python3 >= 3.11 with venv found; on Debian and Ubuntu: apt install python3 python3-venv"
   return 1
+}
+
+twice() { # a download that fails is tried once more
+  "$@" && return
+  say "that failed; trying once more in 5 s"
+  sleep 5
+  "$@"
 }
 
 make_venv() { # $1: extra
   if ! "$VENV/bin/python" -c 'import pip' 2>/dev/null; then
     local python
-    python=$(find_python)
+    python=$(find_python '>= (3, 11)') || {
+      say "no python3 >= 3.11 with venv found; on Debian and Ubuntu: apt install python3 python3-venv"
+      return 1
+    }
     say "virtual environment $VENV from $python ($("$python" --version))"
     "$python" -m venv --clear "$VENV"
   fi
   say "installing lineside[$1] into $VENV (first time: a few minutes)"
-  local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --editable ".[$1]")
-  if ! "${pip[@]}"; then
-    say "pip failed; trying once more in 5 s"
-    sleep 5
-    "${pip[@]}"
-  fi
+  twice "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --editable ".[$1]"
+}
+
+make_legacy() { # the last tflite_runtime is for Python 3.11 and numpy 1
+  local python
+  python=$(find_python '== (3, 11)') || {
+    say "no Python 3.11: tests of the old tflite_runtime are skipped"
+    return 0
+  }
+  say "installing the old tflite_runtime into .venv-legacy"
+  "$python" -m venv --clear .venv-legacy
+  twice .venv-legacy/bin/python -m pip install --disable-pip-version-check --no-input \
+    'tflite-runtime>=2.14' 'numpy<2' 'opencv-python-headless<5' pydantic ||
+    say "tests of the old tflite_runtime are skipped"
 }
 
 install_packages() {
@@ -67,14 +85,15 @@ install_packages() {
   say "installing Debian packages: ${missing[*]}"
   local install=("${apt[@]}" install --yes --no-install-recommends "${missing[@]}")
   "${apt[@]}" update || true
-  "${install[@]}" || { say "apt failed; trying once more"; "${install[@]}"; } ||
+  twice "${install[@]}" ||
     say "tests that need one of these are skipped: ${missing[*]}"
 }
 
 case ${1:-} in
   demo | dev) make_venv "$1" ;;
+  legacy) make_legacy ;;
   system) install_packages ;;
-  *) say "usage: tools/setup.sh demo|dev|system" && exit 64 ;;
+  *) say "usage: tools/setup.sh demo|dev|legacy|system" && exit 64 ;;
 esac
 mkdir -p "$STAMPS"
 touch "$STAMPS/$1"
