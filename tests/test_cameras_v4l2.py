@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from lineside.cameras import usb_pin
 from lineside.cameras import v4l2_abi as abi
 from lineside.cameras.capture import Capture
-from lineside.cameras.v4l2 import V4l2Camera
+from lineside.cameras.v4l2 import V4l2Camera, _converter
 from lineside.errors import ConfigError, DeviceError
 from lineside.records import Frame
 
@@ -79,6 +80,38 @@ def test_a_node_that_changes_hands_while_it_is_opened_is_given_back(tmp_path: Pa
     node.rename(node.with_name("null"))  # /dev/null is a device, and never has the number 81:0
     with pytest.raises(DeviceError, match="changed hands"):
         V4l2Camera(serial="SN-A", sys_root=tmp_path).open()
+
+
+# --- pixels
+
+
+def test_a_jpeg_that_the_bus_cut_short_is_no_picture() -> None:
+    to_bgr = _converter("MJPG", abi.PixFormat(width=64, height=48))
+    noise = np.random.default_rng(1).integers(0, 255, (48, 64, 3), np.uint8)
+    packed = cv2.imencode(".jpg", noise)[1].ravel()
+    padded = np.concatenate([packed, np.zeros(500, np.uint8)])  # as many cameras send it
+    assert np.array_equal(to_bgr(padded), cv2.imdecode(packed, cv2.IMREAD_COLOR))
+    with pytest.raises(ValueError, match="cut short"):
+        to_bgr(packed[: len(packed) // 2])
+    assert _converter("MJPG", abi.PixFormat(width=32, height=48))(packed) is None  # of another size than agreed
+
+
+@pytest.mark.parametrize(("name", "channels"), [("YUYV", 2), ("UYVY", 2), ("BGR3", 3), ("RGB3", 3), ("GREY", 1)])
+def test_padding_at_the_end_of_rows_is_left_out(name: str, channels: int) -> None:
+    width, height, line = 16, 4, 16 * channels + 8
+    rows = np.random.default_rng(2).integers(0, 255, (height, line), np.uint8)
+    padded = _converter(name, abi.PixFormat(width=width, height=height, bytesperline=line))(rows.ravel())
+    dense = np.ascontiguousarray(rows[:, : width * channels]).ravel()
+    plain = _converter(name, abi.PixFormat(width=width, height=height, bytesperline=width * channels))(dense)
+    assert padded is not None
+    assert padded.shape == (height, width, 3)
+    assert np.array_equal(padded, plain)
+
+
+@pytest.mark.parametrize("name", ["YUYV", "NV12", "BGR3"])
+def test_a_buffer_with_too_few_bytes_is_no_picture(name: str) -> None:
+    with pytest.raises(ValueError, match="reshape"):
+        _converter(name, abi.PixFormat(width=16, height=4))(np.zeros(20, np.uint8))
 
 
 # --- errors that need no camera

@@ -342,8 +342,14 @@ def _converter(name: str, pix: abi.PixFormat) -> Callable[[NDArray[np.uint8]], I
             raise ValueError("padded rows")
         return filled[: height * width * 3 // 2].reshape(height * 3 // 2, width)
 
+    def jpeg(filled: NDArray[np.uint8]) -> Any:
+        if filled.tobytes().rfind(b"\xff\xd9") < 0:
+            raise ValueError("cut short")  # OpenCV would fill the rest with grey and call it a picture
+        image = cv2.imdecode(filled, cv2.IMREAD_COLOR)
+        return image if image is not None and image.shape[:2] == (height, width) else None
+
     converters: dict[str, Callable[[NDArray[np.uint8]], Any]] = {
-        "MJPG": lambda filled: cv2.imdecode(filled, cv2.IMREAD_COLOR),
+        "MJPG": jpeg,
         "YUYV": lambda filled: cv2.cvtColor(rows(filled, 2), cv2.COLOR_YUV2BGR_YUYV),
         "UYVY": lambda filled: cv2.cvtColor(rows(filled, 2), cv2.COLOR_YUV2BGR_UYVY),
         "NV12": lambda filled: cv2.cvtColor(planar(filled), cv2.COLOR_YUV2BGR_NV12),
