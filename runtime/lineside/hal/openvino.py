@@ -13,6 +13,7 @@ import numpy as np
 from lineside.errors import ConfigError, DeviceError
 from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable
 from lineside.hal.board import allowed_cores
+from lineside.hal.openvino_cache import Compiled, kept_at, load, save
 from lineside.hal.pixels import PixelWriter, per_channel
 from lineside.hal.tflite import read_tflite
 from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
@@ -62,23 +63,20 @@ class OpenVinoBackend:
         core = ov.Core()
         if kinds[0] in _REMEDY:
             _check_present(core, device, kinds[0])
-        model = _read(core, artefact)
-        self.inputs, self.outputs = _specs(model, artefact)
-        spec, input = image_input(artefact.path, self.inputs, input)
-        folded = spec.dtype not in ("uint8", "int8")
-        model = _prepare(ov, model, input, spec, folded=folded)
         config = _config(kinds, threads, slots, options, cache_dir)
-        try:
-            compiled = core.compile_model(model, device.upper(), config)
-        except RuntimeError as error:
-            if kinds[0] in _REMEDY:
-                raise DeviceError(
-                    f"openvino: {device} did not open: {first_line(error)}: {_REMEDY[kinds[0]]}"
-                ) from error
-            raise unreadable(artefact, "OpenVINO", error) from error
-        self.device = _truly(compiled) if kinds[0] == "auto" else device
+        kept = None
+        if kinds[0] == "cpu" and cache_dir is not None and options.get("cache", True):
+            kept = kept_at(cache_dir, core, ov.__version__, artefact, input, config)
+        compiled = load(kept, core, config) if kept is not None else None
+        if compiled is None:
+            compiled = _compile(ov, core, artefact, input, device, config)
+            if kept is not None:
+                save(kept, compiled)
+        self.inputs, self.outputs = compiled.inputs, compiled.outputs
+        spec, input = image_input(artefact.path, self.inputs, input)
+        self.device = _truly(compiled.model) if kinds[0] == "auto" else device
         self._slots = [
-            _Slot(ov, compiled.create_infer_request(), input, spec, self.outputs, folded=folded) for _ in range(slots)
+            _Slot(ov, compiled.model.create_infer_request(), input, spec, self.outputs) for _ in range(slots)
         ]
 
     def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
@@ -106,9 +104,8 @@ class _Slot:
         input: InputSpec,
         spec: TensorSpec,
         outputs: tuple[TensorSpec, ...],
-        *,
-        folded: bool,
     ) -> None:
+        folded = _folds(spec)
         self._tensor = ov.Tensor
         self._request, self._outputs = request, outputs
         self._writer = None if folded and input.color != "gray" else _writer(input, spec, folded=folded)
@@ -143,6 +140,27 @@ def _writer(input: InputSpec, spec: TensorSpec, *, folded: bool) -> PixelWriter:
         return PixelWriter(input, spec)
     plain = InputSpec(input.width_px, input.height_px, input.color, "nhwc")  # grey only; the graph normalises
     return PixelWriter(plain, TensorSpec(spec.name, spec.shape, "uint8"))
+
+
+def _folds(spec: TensorSpec) -> bool:
+    """Whether the graph itself takes the uint8 canvas; a raw quantised input is filled through exact tables instead."""
+    return spec.dtype not in ("uint8", "int8")
+
+
+def _compile(
+    ov: Any, core: Any, artefact: Artefact, input: InputSpec, device: str, config: dict[str, str | int | bool]
+) -> Compiled:
+    model = _read(core, artefact)
+    inputs, outputs = _specs(model, artefact)
+    spec, input = image_input(artefact.path, inputs, input)
+    prepared = _prepare(ov, model, input, spec, folded=_folds(spec))
+    try:
+        return Compiled(core.compile_model(prepared, device.upper(), config), inputs, outputs)
+    except RuntimeError as error:
+        kind = device.partition(".")[0]
+        if kind in _REMEDY:
+            raise DeviceError(f"openvino: {device} did not open: {first_line(error)}: {_REMEDY[kind]}") from error
+        raise unreadable(artefact, "OpenVINO", error) from error
 
 
 def _check_present(core: Any, device: str, kind: str) -> None:
@@ -225,7 +243,7 @@ def _config(
         config["INFERENCE_PRECISION_HINT"] = precision
     if "turbo" in options:
         config["NPU_TURBO"] = bool(options["turbo"])
-    if cache_dir is not None and options.get("cache", True):
+    if cache_dir is not None and options.get("cache", True) and kinds[0] != "cpu":  # the CPU: openvino_cache.py
         config["CACHE_DIR"] = str(cache_dir)
     return config
 

@@ -5,6 +5,7 @@ ONNX Runtime falls back to the CPU in silence when a provider does not start, so
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -175,6 +176,8 @@ def _tensorrt(artefact: Artefact, number: int, options: Options, cache_dir: Path
     if "dla_core" in options:
         chosen |= {"trt_dla_enable": "True", "trt_dla_core": str(options["dla_core"])}
     if cache_dir is not None:
+        with suppress(OSError):  # TensorRT then warns, and builds its engine again at the next start
+            cache_dir.mkdir(parents=True, exist_ok=True)
         for ours, theirs in (("engine_cache", "trt_engine_cache"), ("timing_cache", "trt_timing_cache")):
             if options.get(ours, True):
                 chosen |= {f"{theirs}_enable": "True", f"{theirs}_path": str(cache_dir)}
