@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -38,6 +38,7 @@ def some_boxes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return boxes, scores, random.integers(0, 3, count).astype(np.int32)
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 60), seed=st.integers(0, 2**31), max_iou=st.sampled_from([0.2, 0.45, 0.7]))
 def test_suppression_keeps_the_best_of_each_class_and_place(count: int, seed: int, max_iou: float) -> None:
     boxes, scores, classes = some_boxes(count, seed)
@@ -66,6 +67,7 @@ def test_far_too_many_candidates_leave_the_best() -> None:
     assert (np.diff(found.scores) <= 0).all()
 
 
+@settings(deadline=None)
 @given(
     first=arrays.arrays(np.float32, (4,), elements=st.floats(0, 100, width=32)),
     second=arrays.arrays(np.float32, (4,), elements=st.floats(0, 100, width=32)),

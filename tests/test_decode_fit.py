@@ -109,6 +109,11 @@ def test_one_scale_for_boxes_in_pixels_and_scores_is_refused() -> None:
         open_decoder("yolov8", spoilt, COCO, size(640, 640), DecodeSettings())
 
 
+def test_end_to_end_rows_are_not_taken_for_the_candidates_of_two_classes() -> None:
+    assert fitting((out("output0", 1, 300, 6),), ("ok", "dent"), size(640, 640)) == ["yolo_e2e"]
+    assert "yolov8" in fitting((out("output0", 1, 8400, 6),), ("ok", "dent"), size(640, 640))
+
+
 def test_free_sizes_are_no_misfit() -> None:
     assert "yolov8" in fitting((out("output0", None, 84, None),), COCO, size(640, 640))
     free = tuple(TensorSpec(each.name, (None, None, each.shape[2]), each.dtype) for each in YUNET)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lineside.errors import ConfigError
@@ -28,6 +28,7 @@ def ramp(height: int, width: int) -> np.ndarray:
     return image
 
 
+@settings(deadline=None)
 @given(
     mode=MODES, width=SIDES, height=SIDES, canvas=st.tuples(st.integers(1, 700), st.integers(1, 700)), data=st.data()
 )
@@ -44,6 +45,7 @@ def test_boxes_on_the_canvas_map_back_to_the_frames_own_pixels(
     assert np.abs(back - box).max() <= 1e-6 * max(width, height) + 1e-5
 
 
+@settings(deadline=None)
 @given(mode=MODES, width=SIDES, height=SIDES, canvas=st.tuples(st.integers(1, 700), st.integers(1, 700)))
 def test_the_windows_edges_are_the_frames_edges(mode: str, width: int, height: int, canvas: tuple[int, int]) -> None:
     layout = plan(spec(mode, *canvas), width, height)

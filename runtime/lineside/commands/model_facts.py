@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ Precision = Literal["int8", "fp16", "fp32", "mixed"]
 
 RUNTIMES = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert", "openvino"), "openvino": ("openvino",)}
 _MAX_NOTE_BYTES = 1 << 20
+# onnx.TensorProto.external_data, an entry of key "location" and a file name (torch's exporter writes them)
+_EXTERNAL = re.compile(rb"\n\x08location\x12[\x01-\x7f]([\w .-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,9 @@ class ModelFacts:
         """Class names from the metadata, or none. Ultralytics writes "{0: 'person', 1: ...}", OpenVINO "a b c"."""
         if names := self.metadata.get("names"):
             found = _literal(names)
-            if isinstance(found, dict) and sorted(found) == list(range(len(found))):
-                return tuple(str(found[index]) for index in range(len(found)))
+            if isinstance(found, dict) and sorted(map(str, found)) == sorted(map(str, range(len(found)))):
+                by_number = {int(number): str(name) for number, name in found.items()}
+                return tuple(by_number[number] for number in range(len(found)))
             if isinstance(found, list):
                 return tuple(map(str, found))
         return tuple(self.metadata.get("labels", "").split())
@@ -66,9 +70,7 @@ def read_facts(path: Path) -> ModelFacts:
     """Raises ConfigError when the file is no model that lineside knows, or the runtime that reads it is missing."""
     kind = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino"}.get(path.suffix.lower())
     if kind is None:
-        raise ConfigError(
-            f"{path}: model files are .onnx, .tflite or OpenVINO's .xml: export the model to one"
-        )
+        raise ConfigError(f"{path}: model files are .onnx, .tflite or OpenVINO's .xml: export the model to one")
     read = {"onnx": _onnx, "tflite": _tflite, "openvino": _openvino}[kind]
     for part in artefact_files(path):
         if not part.is_file():
@@ -85,6 +87,12 @@ def _onnx(path: Path) -> ModelFacts:
         ort = vendor("onnxruntime")
     except ConfigError:
         return _openvino(path)
+    content = path.read_bytes()
+    if beside := _EXTERNAL.search(content):
+        raise ConfigError(
+            f"{path}: its weights are in another file, {beside[1].decode('utf-8', 'replace')}: a bundle needs them in "
+            "one: onnx.save(onnx.load(path), new_path), or export with external_data=False"
+        )
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # only to read it
     options.log_severity_level = 4
@@ -95,7 +103,7 @@ def _onnx(path: Path) -> ModelFacts:
     return ModelFacts(
         path,
         "onnx",
-        _onnx_precision(path),
+        _onnx_precision(content),
         _only(path, tuple(_ort_spec(node) for node in session.get_inputs())),
         tuple(_ort_spec(node) for node in session.get_outputs()),
         dict(session.get_modelmeta().custom_metadata_map),
@@ -108,9 +116,8 @@ def _ort_spec(node: Any) -> TensorSpec:
     return TensorSpec(node.name, tuple(size if isinstance(size, int) else None for size in node.shape), dtype)
 
 
-def _onnx_precision(path: Path) -> Precision:
+def _onnx_precision(content: bytes) -> Precision:
     """By the operators' names in the file: no ONNX package is needed for that."""
-    content = path.read_bytes()
     if b"QuantizeLinear" in content or b"QLinearConv" in content or b"ConvInteger" in content:
         return "int8"
     return "fp32"

@@ -16,6 +16,7 @@ from lineside.errors import ConfigError
 from lineside.records import InputSpec, Tensor, TensorSpec
 from lineside.vision.boxes import Boxes, ClassIds, Scores
 
+COARSEST_SCORE = 0.1  # a quantisation step above this leaves no score to compare
 Indices = NDArray[np.intp]
 Raw = NDArray[Any]
 
@@ -51,6 +52,15 @@ def largest(output: TensorSpec) -> float:
     if not is_quantised(output):
         return math.inf
     return (float(np.iinfo(np.dtype(output.dtype)).max) - output.zero_point) * output.scale
+
+
+def check_step(output: TensorSpec, remedy: str) -> None:
+    """Raises ConfigError where an output that holds scores is too coarsely quantised to tell them apart."""
+    if is_quantised(output) and output.scale > COARSEST_SCORE:
+        raise ConfigError(
+            f"output {output.name} holds boxes and scores with one quantisation step of {output.scale:.3g}, "
+            f"which rounds every score to 0: {remedy}"
+        )
 
 
 def level(tensor: Tensor, value: float) -> float | int:

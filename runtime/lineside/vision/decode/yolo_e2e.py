@@ -21,6 +21,7 @@ class YoloE2eDecoder:
         shape = out.trimmed(outputs[0].shape) if len(outputs) == 1 else ()
         if len(shape) != 2 or shape[1] != 6 or (shape[0] or 0) > MAX_ROWS:
             raise out.misfit(outputs, EXPECTED)
+        out.check_step(outputs[0], "export the model with float outputs, or its raw head for --decode yolov8")
         self._unit = out.unit_boxes(settings.boxes, outputs[0])
         self._settings = settings
 

@@ -14,7 +14,6 @@ from lineside.vision.boxes import NOTHING, corners_of_centres, settle
 from lineside.vision.decode import outputs as out
 
 EXPECTED = "one output [1, 4 + classes, N] or [1, N, 4 + classes], or boxes [1, 4, N] and scores [1, classes, N]"
-COARSEST_SCORE = 0.1  # a step of the scores above this leaves nothing to compare
 
 
 class YoloV8Decoder:
@@ -29,8 +28,8 @@ class YoloV8Decoder:
             self._boxes_at = self._scores_at = 0
             self._columns = _channels_first(outputs, shapes[0], 4 + classes, labels)
             self._box_channels, self._score_channels = slice(0, 4), slice(4, 4 + classes)
-            if _other(shapes[0], self._columns) in (6, 7) and classes > 3:
-                raise out.misfit(outputs, EXPECTED)
+            if not self._columns and _is_end_to_end(shapes[0], input):
+                raise out.misfit(outputs, f"{EXPECTED}, N candidates of a grid")
         else:
             self._boxes_at = 0 if 4 in shapes[0] else 1
             self._scores_at = 1 - self._boxes_at
@@ -41,12 +40,7 @@ class YoloV8Decoder:
                 raise out.misfit(outputs, EXPECTED)
             self._columns = _channels_first(outputs, shapes[self._scores_at], classes, labels)
             self._box_channels, self._score_channels = slice(0, 4), slice(0, classes)
-        scores = outputs[self._scores_at]
-        if out.is_quantised(scores) and scores.scale > COARSEST_SCORE:
-            raise ConfigError(
-                f"output {scores.name} holds boxes and scores with one quantisation step of {scores.scale:.3g}, which "
-                "rounds every score to 0: export boxes and scores as two outputs, or boxes as 0 to 1"
-            )
+        out.check_step(outputs[self._scores_at], "export boxes and scores as two outputs, or boxes as 0 to 1")
         self._unit = out.unit_boxes(settings.boxes, outputs[self._boxes_at])
         self._settings = settings
 
@@ -89,5 +83,8 @@ def _channels_first(
     raise out.misfit(outputs, EXPECTED)
 
 
-def _other(shape: tuple[int | None, ...], columns: bool) -> int | None:
-    return shape[1] if columns else shape[0]
+def _is_end_to_end(shape: tuple[int | None, ...], input: InputSpec) -> bool:
+    """[1, 300, 6] of an end-to-end model looks like the rows of a model with two classes."""
+    if shape[1] != 6 or shape[0] is None or shape[0] > 1000 or input.width_px is None or input.height_px is None:
+        return False
+    return shape[0] != len(out.grid((input.width_px, input.height_px), (8, 16, 32)))
