@@ -14,15 +14,16 @@ from pathlib import Path
 import cv2
 
 from lineside import __version__, logs
-from lineside.cameras.capture import Capture
+from lineside.cameras.capture import Capture, Tap
 from lineside.cameras.orient import Orientation
 from lineside.clock import SystemClock
 from lineside.config import Config, load
 from lineside.config.cameras import CameraConfig
+from lineside.config.stations import StationConfig
 from lineside.contracts import Sink
 from lineside.control import ControlServer, default_socket
 from lineside.deliver.journal import Journal
-from lineside.errors import LinesideError
+from lineside.errors import EXIT_CONFIG, ConfigError, LinesideError
 from lineside.hal.board import read
 from lineside.hal.profile import find, match
 from lineside.health import Health
@@ -63,7 +64,7 @@ class Daemon:
         self._clock = SystemClock()
         self._health = Health(self._clock)
         self._stopping = threading.Event()
-        self._died: list[str] = []
+        self._died: list[Exception] = []
         self._started_ns = self._clock.monotonic_ns()
         self._state_dir, self._cache_dir = state_folder(config), cache_folder(config)
         self._profile_name = ""
@@ -82,15 +83,18 @@ class Daemon:
         config = self._config
         try:
             self._captures = {name: self._capture(name, camera) for name, camera in config.cameras.items()}
+            taps = {name: self._tap(station) for name, station in config.stations.items()}
             for capture in self._captures.values():
                 capture.start()  # first: a camera opens while the model loads
             self._start_delivery()
-            self._open_stations()
+            self._open_stations(taps)
             self._start_control()
             self._start_lanes()
             self._watch()
         finally:
             self._close()
+        if any(isinstance(error, ConfigError) for error in self._died):
+            return EXIT_CONFIG  # only a person can mend it: systemd does not try again
         return 1 if self._died else 0
 
     def status(self) -> dict[str, object]:
@@ -122,8 +126,14 @@ class Daemon:
             reopen_min_s=camera.reopen_min_s,
             reopen_max_s=camera.reopen_max_s,
             stall_s=getattr(camera, "stall_s", None),
+            stale_s=camera.stale_s,
             beat=self._health.worker(f"capture.{name}", _CAMERA_STALE_S),
         )
+
+    def _tap(self, station: StationConfig) -> Tap:
+        camera = self._config.cameras[station.camera]
+        queue_frames = station.queue_frames if station.frames else camera.queue_frames
+        return self._captures[station.camera].tap(station.frames or camera.mode, queue_frames)
 
     def _start_delivery(self) -> None:
         config = self._config
@@ -148,7 +158,7 @@ class Daemon:
         for sink in self._sinks.values():
             sink.start()
 
-    def _open_stations(self) -> None:
+    def _open_stations(self, taps: dict[str, Tap]) -> None:
         config, journal = self._config, self._journal
         assert journal is not None
         profile = find(config.daemon.profile) if config.daemon.profile else match(read())
@@ -167,7 +177,7 @@ class Daemon:
             model = shared[(*how, throughput)]
             self._stations[name] = Station(
                 name,
-                self._captures[station.camera],
+                taps[name],
                 recipe_for(name, station, model),
                 journal,
                 self._clock,
@@ -196,7 +206,7 @@ class Daemon:
         try:
             station.run_lane(beat)
         except Exception as error:  # a worker ends here: the daemon stops, and systemd starts it again
-            self._died.append(worker)
+            self._died.append(error)
             if isinstance(error, LinesideError):
                 _log.error("%s: %s", worker, error)
             else:

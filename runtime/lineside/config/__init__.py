@@ -54,17 +54,10 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Config:
-        watched: dict[str, str] = {}
         for name, station in self.stations.items():
             if station.camera not in self.cameras:
                 known = ", ".join(self.cameras)
                 raise ValueError(f"@stations.{name}.camera = {station.camera!r}: no such camera; [cameras] has {known}")
-            other = watched.setdefault(station.camera, name)
-            if other != name:
-                raise ValueError(
-                    f"@stations.{name}.camera = {station.camera!r}: station {other!r} has it already; "
-                    "a camera's frames go to one station: give the second a camera of its own"
-                )
         return self
 
 
