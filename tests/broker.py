@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -76,6 +77,11 @@ class Mosquitto:
             self._process.wait(10)
             self._process = None
 
+    def reload(self) -> None:
+        """Read ACL and password files again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     def close(self) -> None:
         if self._process is not None:
             self._process.terminate()
@@ -89,7 +95,9 @@ class Mosquitto:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

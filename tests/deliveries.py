@@ -1,14 +1,22 @@
-"""Records and clocks for the tests of delivery."""
+"""Records, clocks, sinks and a subscriber for the tests of delivery."""
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
 from lineside.clock import SystemClock
 from lineside.deliver.journal import Journal
+from lineside.deliver.mqtt import MqttSink
 from lineside.records import Decision, Event, Finding, ModelRef, Part
 
 MODEL = ModelRef("caps", "3", "sha256:" + "ab" * 32)
@@ -77,3 +85,53 @@ def journal(folder: Path, **options: Any) -> Journal:
     opened = Journal(folder / "journal.db", clock, **options)
     opened.start()
     return opened
+
+
+def sink(opened: Journal, port: int, kind: type[MqttSink] = MqttSink, **options: Any) -> MqttSink:
+    """A started sink with short waits; stop it before the journal."""
+    chosen = {
+        "site": "plant",
+        "line": "l1",
+        "version": "0",
+        "box": "box",
+        "host": "127.0.0.1",
+        "reconnect_min_s": 0.05,
+        "reconnect_max_s": 0.2,
+        **options,
+    }
+    made = kind(opened, port=port, **chosen)
+    made.start()
+    return made
+
+
+class Subscriber:
+    """An independent paho client that notes everything it gets: (topic, message)."""
+
+    def __init__(self, port: int, topic: str = "#", client_id: str = "", **options: Any) -> None:
+        self.got: list[tuple[str, dict[str, Any]]] = []
+        self.retained: list[tuple[str, dict[str, Any]]] = []
+        self._ready = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5)
+        for name, value in options.items():
+            getattr(self._client, name)(value)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_connect = lambda client, *_: client.subscribe(topic, 1)
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        self._client.on_message = self._note
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 3600 if client_id else 0
+        self._client.connect("127.0.0.1", port, clean_start=not client_id, properties=properties)
+        self._client.loop_start()
+        assert self._ready.wait(10), "no SUBACK"
+
+    def _note(self, _client: Client, _user: object, message: MQTTMessage) -> None:
+        into = self.retained if message.retain else self.got
+        into.append((message.topic, json.loads(message.payload)))
+
+    def records(self, end: str = "decision") -> list[dict[str, Any]]:
+        """Messages whose topic ends so, in the order of arrival."""
+        return [message for topic, message in list(self.got) if topic.endswith(end)]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()

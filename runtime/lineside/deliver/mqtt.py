@@ -102,7 +102,7 @@ class MqttSink:
         self._up_since: float | None = None
         self._counts: Counter[str] = Counter()
         self._refused: Counter[int] = Counter()  # reason code -> refusals
-        self._error = ""
+        self._error, self._error_at = "", 0.0
         self._stop_at: float | None = None
         self._cursor = journal.cursor("mqtt", self._committed)
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -134,6 +134,7 @@ class MqttSink:
             **{name: self._counts[name] for name in ("connects", "disconnects", "ack_timeouts")},
             "refused": {str(code): count for code, count in sorted(self._refused.items())},
             "last_error": self._error,
+            "last_error_s_ago": round(time.monotonic() - self._error_at, 1) if self._error else None,
         }
 
     # --- the sink's thread
@@ -213,7 +214,6 @@ class MqttSink:
     def _connected(self, now: float) -> None:
         self._up_since = now
         self._counts["connects"] += 1
-        self._error = ""
         self._status_at = 0.0
         self._next_live = 0
         log.info("mqtt %s: connected", self._broker)
@@ -223,10 +223,13 @@ class MqttSink:
         self._counts["disconnects"] += self._up_since is not None
         if link.fault != self._error:
             log.warning("mqtt %s: %s; decisions wait in the journal", self._broker, link.fault)
-        self._error = link.fault
+        self._failed(link.fault)
         self._up_since = self._link = None
         self._inflight.clear()
         self._dial_at = now + self._backoff.next_s(lasted_s, self._counts["acked"])
+
+    def _failed(self, why: str) -> None:
+        self._error, self._error_at = why, time.monotonic()
 
     def _work(self) -> float:
         """Read the journal and publish what may go now; how long to wait for more, in seconds."""
@@ -241,7 +244,7 @@ class MqttSink:
                 self._oldest_at, self._oldest_s = now, self._oldest_pending_s()
             return self._send(now) if self._up_since is not None else 1.0
         except DeviceError as error:
-            self._error = str(error)
+            self._failed(str(error))
             self._disk_at = now + 1.0
             return 1.0
 
