@@ -348,12 +348,46 @@ def test_the_same_model_in_several_formats_goes_into_one_bundle(tmp_path: Path) 
         open_bundle(tmp_path / "made")
 
 
-def test_the_real_models_of_one_network_in_two_layouts_share_a_bundle(data: Path, tmp_path: Path) -> None:
+def test_another_network_is_no_second_artefact(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = data / "models"
     labels = models / "labels" / "imagenet_labels_1001.txt"
     fp32, lite = models / "classify/mobilenet_v2_224_fp32.onnx", models / "classify/mobilenet_v1_0.25_128_quant.tflite"
-    # another network, so of another size: what does not fit is found by running it
     assert new(fp32, "--artefact", lite, "--labels", labels, "-o", tmp_path / "made") == 78
+    assert "height_px = 224: the model takes 128" in capsys.readouterr().err
+
+
+def test_files_of_one_network_may_differ_in_layout(tmp_path: Path) -> None:
+    from lineside.registry import driver
+    from lineside.vision.prepare import Prepare
+
+    first = classifier(tmp_path / "first.onnx")
+    model = onnx.load(str(first))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 8, 8, 3]))
+    model.graph.node.insert(0, helper.make_node("Transpose", ["pixels"], ["image"], perm=[0, 3, 1, 2]))
+    onnx.save(model, str(tmp_path / "second.onnx"))
+    labels = label_file(tmp_path, "r", "g", "b")
+    words = ("--artefact", tmp_path / "second.onnx", "--labels", labels, "-o", tmp_path / "made")
+    assert new(first, *words) == 0
+    made = open_bundle(tmp_path / "made")
+    assert [made.input_for(artefact).layout for artefact in made.artefacts] == ["nchw", "nhwc"]
+    canvas, _ = Prepare(made.input).put(np.full((8, 8, 3), (10, 90, 200), np.uint8))
+    answers = []
+    for artefact in made.artefacts:
+        backend = driver("backend", "onnxruntime")(artefact, made.input_for(artefact))
+        answers.append(backend.infer(canvas)[0].real().copy())
+        backend.close()
+    assert np.allclose(answers[0], answers[1])
+
+
+def test_a_layout_that_was_said_wins(tmp_path: Path) -> None:
+    model = onnx.load(str(classifier(tmp_path / "model.onnx", side=3)))  # 3 x 3 x 3: nobody can tell
+    model.graph.node.insert(0, helper.make_node("Transpose", ["pixels"], ["image"], perm=[0, 3, 1, 2]))
+    model.graph.input[0].name = "pixels"
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    labels = label_file(tmp_path, "r", "g", "b")
+    assert new(tmp_path / "model.onnx", "--layout", "nhwc", "--labels", labels, "-o", tmp_path / "made") == 0
+    made = open_bundle(tmp_path / "made")
+    assert (made.input.layout, made.artefacts[0].layout) == ("nhwc", None)
 
 
 def test_show_prints_what_the_bundle_holds(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

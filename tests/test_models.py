@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from lineside.cli import main
 from lineside.commands.infer import Eye
 from lineside.store.bundle import open_bundle
 
@@ -79,6 +80,17 @@ def test_a_classifier_says_what_the_reference_says(model: object, data: Path, tm
 @pytest.mark.parametrize("model", of("people"))
 def test_a_person_is_told_from_no_person(model: object, data: Path, tmp_path: Path) -> None:
     assert sorted(report.named(open_eye(model, data, tmp_path), report.PEOPLE, data)) == sorted(report.PEOPLE)
+
+
+def test_a_model_compiled_for_the_edge_tpu_is_packed_beside_the_plain_one(data: Path, tmp_path: Path) -> None:
+    folder = data / "models"
+    plain = folder / "detect/yolov8n_640_full_int8.tflite"
+    compiled = folder / "edgetpu/yolov8n_640_full_int8_edgetpu.tflite"
+    words = ["bundle", "new", plain, "--artefact", compiled, "--labels", folder / "labels/coco_labels_80.txt"]
+    assert main([*map(str, words), "-o", str(tmp_path / "made")]) == 0
+    bundle = open_bundle(tmp_path / "made")
+    assert [artefact.format for artefact in bundle.artefacts] == ["tflite", "edgetpu"]
+    assert Eye(bundle, "litert:cpu", None).backend == "litert:cpu"
 
 
 def test_the_table_in_the_docs_has_every_model_that_is_there(data: Path) -> None:

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def new(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from lineside.commands import guess
     from lineside.commands.model_facts import read_facts
     from lineside.errors import ConfigError
@@ -61,7 +63,7 @@ def new(args: argparse.Namespace) -> int:
     from lineside.store.bundle import parse_labels
     from lineside.store.pack import pack
 
-    facts = read_facts(args.model)
+    facts = replace(read_facts(args.model), said_layout=args.layout)
     others = [read_facts(path) for path in args.artefact]
     if args.decode is not None and args.decode not in names("decoder"):
         raise ConfigError(f"--decode {args.decode}: unknown; known are {', '.join(names('decoder'))}")
@@ -156,7 +158,7 @@ def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[In
     spec, guesses = guess_input(facts, decode, size)
     said = {
         key: value
-        for key in ("color", "layout", "mean", "std", "resize", "pad_value", "crop_fraction")
+        for key in ("color", "mean", "std", "resize", "pad_value", "crop_fraction")
         if (value := getattr(args, key)) is not None
     }
     options = {f"--{key}" for key in said}

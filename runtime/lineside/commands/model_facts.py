@@ -34,6 +34,7 @@ class ModelFacts:
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str] = field(default_factory=dict)  # as the exporter wrote it
+    said_layout: Literal["nchw", "nhwc"] | None = None  # by the user
 
     @property
     def artefact(self) -> Artefact:
@@ -43,6 +44,8 @@ class ModelFacts:
     @property
     def layout(self) -> Literal["nchw", "nhwc"]:
         """Where the 3 (or 1) channels are; NCHW where both could be."""
+        if self.said_layout is not None:
+            return self.said_layout
         channels_last = self.input.shape[-1] in (1, 3) and self.input.shape[1] not in (1, 3)
         return "nhwc" if channels_last else "nchw"
 
