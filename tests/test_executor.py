@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakeClock
 
+from fakes import FakeClock
 from lineside.errors import ConfigError, DeviceError
 from lineside.hal.executor import Executor
 from lineside.hal.fake import FakeBackend
@@ -112,7 +112,7 @@ def test_a_failed_device_is_down_at_once_and_reopened_when_it_is_back(tmp_path: 
     unplugged.touch()
     with pytest.raises(DeviceError, match="unplugged"):
         device.infer(CANVAS, 0)
-    with pytest.raises(DeviceError, match="device is down .*unplugged.*keeps reopening"):
+    with pytest.raises(DeviceError, match=r"device is down .*unplugged.*keeps reopening"):
         device.infer(CANVAS, 0)
     assert (device.status()["up"], device.status()["failures"]) == (False, 1)
     unplugged.unlink()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from lineside.contracts import Beat, Clock, RecordStore, Status
@@ -58,7 +60,9 @@ class Station:
         self._stop = threading.Event()
         self._open_events: dict[str, str] = {}
         self._counts = dict.fromkeys(("frames", "decisions", "accept", "reject", "unknown", "late", "events"), 0)
-        self._seen_ns = 0  # capture of the newest frame that the rules saw
+        self._seen_ns = 0  # capture of the newest frame that the rules saw, on the frames' own time line
+        self._seen_at = (0, 0)  # the same on the clock, and on the wall
+        self._past_trigger: Counter[str] = Counter()  # counts for pictures of other sizes
         self._device_misses = 0
         self._last_fault = ""
         self._path = Latency()  # picture decoded -> record handed to the journal
@@ -86,7 +90,9 @@ class Station:
         """Until stopped or the source has ended: take a frame, see it, conclude in the frames' order."""
         while not self._stop.is_set():
             beat()
-            with self._intake:
+            if not self._intake.acquire(timeout=_TAKE_S):
+                continue  # another lane waits for a frame: a lock is not fair, and this one must show that it is alive
+            try:
                 frame = self._source.take(_TAKE_S)
                 if not isinstance(frame, Frame):
                     if frame is None:
@@ -94,6 +100,8 @@ class Station:
                     break
                 turn = self._taken
                 self._taken += 1
+            finally:
+                self._intake.release()
             seen = self._see(frame)
             with self._turns.take(turn):
                 self._conclude(frame, seen)
@@ -119,7 +127,7 @@ class Station:
             "device": dict(self._recipe.model.executor.status()),
             "frame_path_ms": self._path.summary(),
             "capture_to_decision_ms": self._whole.summary(),
-            **({"trigger": dict(trigger.status())} if trigger else {}),
+            **({"trigger": _added(self._past_trigger, trigger.status())} if trigger else {}),
         }
 
     def _see(self, frame: Frame) -> tuple[Finding, ...] | DeviceError:
@@ -135,11 +143,12 @@ class Station:
         if isinstance(seen, DeviceError):
             self._device_misses += 1
             self._last_fault = str(seen)
-            if recipe.part_per_frame:  # the part was there: it ends in a decision all the same
-                part = self._bare_part(frame)
-                self._decide(part, Ruling("unknown", f"no model answer: {seen}"), frame)
+            trigger = self._logic_for(frame).trigger if recipe.part_per_frame else None
+            if trigger is not None:  # the part was there: it ends in a decision all the same
+                for part in trigger.step(Observation(frame.captured_ns, (), frame.number), frame.captured_wall_ns):
+                    self._decide(part, Ruling("unknown", f"no model answer: {seen}"), frame)
             return
-        self._seen_ns = frame.captured_ns
+        self._seen_ns, self._seen_at = frame.captured_ns, self._captured(frame)
         observation = Observation(frame.captured_ns, seen, frame.number)
         logic = self._logic_for(frame)
         if logic.trigger is not None:
@@ -166,18 +175,17 @@ class Station:
         height, width = frame.image.shape[:2]
         if self._logic is None or self._logic[:2] != (width, height):
             self._finish()
+            if self._logic is not None and self._logic[2].trigger is not None:
+                self._past_trigger = Counter(_added(self._past_trigger, self._logic[2].trigger.status()))
             self._logic = (width, height, self._recipe.build_logic(width, height))
         return self._logic[2]
-
-    def _bare_part(self, frame: Frame) -> Part:
-        number = self._counts["decisions"] + 1
-        return Part(str(uuid.uuid4()), self.name, number, frame.captured_ns, frame.captured_wall_ns)
 
     def _decide(self, part: Part, ruling: Ruling, frame: Frame | None) -> None:
         recipe, now_ns = self._recipe, self._clock.monotonic_ns()
         captured_ns, captured_wall_ns = self._captured(frame)
         late = recipe.deadline_ms is not None and now_ns - captured_ns > recipe.deadline_ms * 1e6
         wall_ns, id_ = self._clock.wall_ns(), str(uuid.uuid4())
+        part = replace(part, number=self._counts["decisions"] + 1)  # goes on where a size change begins a new trigger
         self._store.put(
             Decision(
                 id=id_,
@@ -237,9 +245,9 @@ class Station:
             _log.info("%s: %s: %s (event %s)", self.name, change.phase, change.cause, event_id)
 
     def _captured(self, frame: Frame | None) -> tuple[int, int]:
-        """Monotonic and wall time of capture, for the message; of no frame (the source has ended): now."""
+        """Monotonic and wall time of capture, for the message; of no frame (the source has ended): of the last one."""
         if frame is None:
-            return self._clock.monotonic_ns(), self._clock.wall_ns()
+            return self._seen_at
         if frame.paced:
             return frame.captured_ns, frame.captured_wall_ns
         return frame.ready_ns, self._clock.wall_ns() - (self._clock.monotonic_ns() - frame.ready_ns)
@@ -250,6 +258,11 @@ class Station:
         now_ns = self._clock.monotonic_ns()
         self._path.add(now_ns - frame.ready_ns)
         self._whole.add(now_ns - (frame.captured_ns if frame.paced else frame.ready_ns))
+
+
+def _added(past: Mapping[str, int], now: Status) -> dict[str, int]:
+    """A trigger's counts with those of the triggers before it."""
+    return {name: past.get(name, 0) + count for name, count in now.items() if isinstance(count, int)}
 
 
 class _Turns:

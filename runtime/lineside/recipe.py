@@ -109,6 +109,8 @@ def open_model(
     first: list[Choice] = []
 
     def open_() -> Backend:
+        if first:
+            return reopen(first[0]).backend
         choice = open_backend(
             bundle.artefacts,
             bundle.input,
@@ -122,6 +124,21 @@ def open_model(
         )
         first.append(choice)
         return choice.backend
+
+    def reopen(choice: Choice) -> Choice:
+        """The same again and nothing else: decoder and decisions are bound to what was opened first."""
+        one = choice.candidate
+        only = profile.model_copy(update={"backend": (one,)})
+        return open_backend(
+            [choice.artefact],
+            bundle.input,
+            profile=only,
+            backend=one.name,
+            device=one.device,
+            threads=threads,
+            slots=slots,
+            cache_dir=cache_dir,
+        )
 
     executor = Executor(open_, slots=slots, clock=SystemClock())
     choice = first[0]

@@ -32,6 +32,7 @@ class Choice:
     artefact: Artefact
     passed_over: tuple[PassedOver, ...]
     fallback: bool  # it is not what was asked for by name, but a declared fallback
+    candidate: Candidate  # what opens the same again
 
     def __str__(self) -> str:
         told = "".join(f"; not {one.name}: {one.why}" for one in self.passed_over)
@@ -81,7 +82,8 @@ def open_backend(
             passed.append(PassedOver(name, str(error)))
             errors.append(error)
             continue
-        return Choice(opened, f"{candidate.name}:{opened.device}", artefact, tuple(passed), number >= len(asked))
+        came = f"{candidate.name}:{opened.device}"
+        return Choice(opened, came, artefact, tuple(passed), number >= len(asked), candidate)
     raise _nothing(passed, errors)
 
 
