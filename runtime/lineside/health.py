@@ -86,7 +86,7 @@ class Health:
             worker = self._workers.get(name)
         worker = worker or self.worker(name)
         worker.allow(extra_s)
-        log.info("%s: work that may take up to %.0f s begins", name, extra_s)
+        log.debug("%s: work that may take up to %.0f s begins", name, extra_s)
         if not self._is_ready:
             self._send(f"EXTEND_TIMEOUT_USEC={int(extra_s * 1e6)}")
         try:

@@ -21,12 +21,16 @@ Colour: TypeAlias = tuple[int, int, int]  # BGR
 SETTLE_PICTURES = 8  # a live camera finds its exposure over the first ones
 COLOURS: tuple[Colour, ...] = ((80, 220, 80), (240, 160, 40), (60, 170, 255), (220, 90, 220), (230, 220, 60))
 LINE_COLOUR: Colour = (60, 60, 255)
+FACE_SCORE = 0.3  # below what decides: rather a blur too many than a face too much
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="lineside.toml")
     parser.add_argument("--camera", metavar="NAME", help="a name of [cameras]; may be left out if there is only one")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png", help="where the picture goes")
+    parser.add_argument(
+        "--keep-faces", action="store_true", help="don't blur faces, though a station's model finds them"
+    )
     parser.add_argument("--plain", action="store_true", help="the picture alone, without zones, lines and grid")
 
 
@@ -43,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{fault}; {args.config} has {', '.join(config.cameras)}")
     stations = {key: station for key, station in config.stations.items() if station.camera == name}
     image = look(name, config.cameras[name])
+    if not args.keep_faces:
+        image = hide_faces(image, stations)
     height_px, width_px = image.shape[:2]
     picture = image if args.plain else draw(image, stations)
     _, packed = cv2.imencode(".png", picture)
@@ -78,6 +84,33 @@ def look(name: str, camera: CameraConfig) -> Image:
         raise ConfigError(*(f"cameras.{name}.{line}" for line in error.lines)) from error
     except LinesideError as error:
         raise type(error)(f"cameras.{name}: {error}") from error
+
+
+def hide_faces(image: Image, stations: dict[str, StationConfig]) -> Image:
+    """The picture with faces blurred where a station's model finds any: it is about to be stored.
+
+    Raises ConfigError or DeviceError if that model cannot run here; `--keep-faces` does without it.
+    """
+    from lineside.config.stations import face_labels
+    from lineside.hal.board import read
+    from lineside.hal.profile import match
+    from lineside.recipe import findings_of, open_model
+    from lineside.store.bundle import open_bundle
+    from lineside.vision.blur import blur_boxes
+
+    for station in stations.values():
+        bundle = open_bundle(station.bundle)
+        faces = face_labels(bundle.labels)
+        if not station.blurs(bundle.labels) or not faces:
+            continue
+        unsure = station.model_copy(update={"min_score": min(FACE_SCORE, station.min_score or 1.0)})
+        model = open_model(bundle, unsure, match(read()))
+        try:
+            seen = findings_of(model.see(image), model.labels)
+        finally:
+            model.executor.close()
+        image = blur_boxes(image, [f.box for f in seen if f.box is not None and f.label in faces])
+    return image
 
 
 def draw(image: Image, stations: dict[str, StationConfig]) -> Image:
