@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -49,7 +50,9 @@ class ControlServer:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(2 * _ROUND_S)
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends the accept
+        if self._thread.ident is not None:
+            self._thread.join(2 * _ROUND_S)
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
@@ -61,13 +64,15 @@ class ControlServer:
             except TimeoutError:
                 continue
             except OSError as error:
-                _log.warning("control socket %s: %s", self._path, error)
+                if not self._stop.is_set():
+                    _log.warning("control socket %s: %s", self._path, error)
                 self._stop.wait(_ROUND_S)
                 continue
             with peer:
-                peer.settimeout(_ROUND_S)
                 try:
-                    peer.sendall(self._answer(_line(peer)) + b"\n")
+                    line = _line(peer, _ROUND_S)
+                    peer.settimeout(_ROUND_S)
+                    peer.sendall(self._answer(line) + b"\n")
                 except OSError as error:
                     _log.debug("control client went away: %s", error)
 
@@ -75,9 +80,13 @@ class ControlServer:
         try:
             request = json.loads(line)
             command = self._commands[request["command"]]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return json.dumps({"error": f"unknown request; commands are {', '.join(self._commands)}"}).encode()
-        return json.dumps({"result": command(request)}, default=str).encode()
+        try:
+            return json.dumps({"result": command(request)}, default=str).encode()
+        except Exception as error:  # a request ends here: a question about the daemon must not end it
+            _log.exception("control command %s", request["command"])
+            return json.dumps({"error": f"{request['command']} failed: {error!r}; the daemon's log says more"}).encode()
 
 
 def ask(path: Path, command: str, **words: object) -> object:
@@ -87,7 +96,9 @@ def ask(path: Path, command: str, **words: object) -> object:
         try:
             peer.connect(str(path))
             peer.sendall(json.dumps({"command": command, **words}).encode() + b"\n")
-            answer = json.loads(_line(peer, limit=1 << 26))
+            answer = json.loads(_line(peer, _ASK_S, limit=1 << 26))
+            if not isinstance(answer, dict) or not {"result", "error"} & answer.keys():
+                raise ValueError("something else answers there")
         except (OSError, ValueError) as error:
             raise RemoteError(
                 f"control socket {path}: no daemon answers ({error}): start one with `lineside run CONFIG`, "
@@ -129,9 +140,12 @@ def _alive(path: Path) -> bool:
         return True
 
 
-def _line(peer: socket.socket, limit: int = _REQUEST_BYTES) -> bytes:
+def _line(peer: socket.socket, within_s: float, limit: int = _REQUEST_BYTES) -> bytes:
+    """What came up to the first line's end. Raises OSError when that is too long or takes longer than `within_s`."""
+    deadline = time.monotonic() + within_s
     got = bytearray()
     while not got.endswith(b"\n"):
+        peer.settimeout(max(0.001, deadline - time.monotonic()))
         chunk = peer.recv(65_536)
         if not chunk:
             break
