@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lineside.metrics import Latency
 
-BUCKET = 10 ** (1 / 60)  # neighbours differ by so much
+BUCKET = 10 ** (1 / 240)  # neighbours differ by so much
 
 
 @given(st.lists(st.integers(1_000, 50_000_000_000), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
