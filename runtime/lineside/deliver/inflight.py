@@ -63,3 +63,43 @@ class Backoff:
         self._fails = 0 if delivered or lasted_s > STEADY_S else self._fails + 1
         ceiling_s = min(self._min_s * 2 ** min(self._fails, 20), self._max_s)
         return random.uniform(ceiling_s / 2, ceiling_s)
+
+
+class Resting:
+    """What a broker refused, by topic or row: it rests for a while, then one row is sent to see whether it changed.
+
+    It outlives a connection: mosquitto 2.0.11 closes after it has refused a topic, and the rest must go on.
+    """
+
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self._rests: dict[str | int, tuple[float, float]] = {}  # topic or row id -> (not before, the next wait)
+        self._probing: set[str | int] = set()
+
+    def may_send(self, *keys: str | int) -> bool:
+        """Whether a row with this topic and id may go; if it rested, it is the one that is sent to see."""
+        resting = [key for key in keys if key in self._rests]
+        now = time.monotonic()
+        if any(key in self._probing or now < self._rests[key][0] for key in resting):
+            return False
+        self._probing.update(resting)
+        return True
+
+    def refused(self, key: str | int) -> None:
+        _, wait_s = self._rests.get(key, (0.0, min(1.0, self._max_s)))
+        self._rests[key] = (time.monotonic() + wait_s, min(wait_s * 2, self._max_s))
+        self._probing.discard(key)
+
+    def accepted(self, *keys: str | int) -> bool:
+        """True when one of them had rested: what waits behind it may go now."""
+        self._probing.difference_update(keys)
+        return any([self._rests.pop(key, None) is not None for key in keys])
+
+    def lost(self) -> None:
+        """The connection broke: what was sent to see has no answer, which counts as a refusal."""
+        for key in list(self._probing):
+            self.refused(key)
+
+    def next_at(self) -> float:
+        """When something may be sent to see (time.monotonic); infinity when nothing rests."""
+        return min((at for key, (at, _) in self._rests.items() if key not in self._probing), default=float("inf"))

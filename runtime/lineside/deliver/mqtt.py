@@ -19,7 +19,7 @@ from typing import Literal
 
 from lineside.contracts import Beat, Status
 from lineside.deliver import messages
-from lineside.deliver.inflight import Backoff, InFlight
+from lineside.deliver.inflight import Backoff, InFlight, Resting
 from lineside.deliver.journal import Journal
 from lineside.deliver.link import OF_THE_MESSAGE, REMEDY, TOO_LARGE, Broker, Link, wait
 from lineside.deliver.tables import Row
@@ -80,7 +80,7 @@ class MqttSink:
         self._expiry_s = {False: live_expiry_s, True: backfill_expiry_s}
         self._ack_timeout_s = ack_timeout_s
         self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
-        self._refused_max_s = reconnect_max_s
+        self._resting = Resting(reconnect_max_s)
         self._heartbeat_s = heartbeat_s
         self._beat = beat
         self._describe = describe
@@ -93,16 +93,13 @@ class MqttSink:
         self._inflight = InFlight()
         self._next_live = 0  # id of the first row that no one has tried on this connection; 0: not yet known
         self._scan: int | None = None  # where the look for undelivered older rows goes on; None: it is done
-        self._rescan_at = float("inf")
-        self._refused_wait_s = 1.0
-        self._resting: set[str] = set()  # topics refused in this scan: its other rows wait for the next
-        self._oldest_s: float | None = None
-        self._oldest_at = 0.0
-        self._backlog_at = self._live_at = self._status_at = self._dial_at = self._disk_at = 0.0
+        self._oldest_s: float | None = None  # age of the oldest undelivered row
+        self._oldest_at = self._backlog_at = self._live_at = self._status_at = self._dial_at = self._disk_at = 0.0
         self._up_since: float | None = None
         self._counts: Counter[str] = Counter()
         self._refused: Counter[int] = Counter()  # reason code -> refusals
         self._error, self._error_at = "", 0.0
+        self._fault, self._refused_at = "", 0.0  # of the last connection
         self._stop_at: float | None = None
         self._cursor = journal.cursor("mqtt", self._committed)
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -221,11 +218,14 @@ class MqttSink:
     def _disconnected(self, link: Link, now: float) -> None:
         lasted_s = 0.0 if self._up_since is None else now - self._up_since
         self._counts["disconnects"] += self._up_since is not None
-        if link.fault != self._error:
+        if link.fault != self._fault:
             log.warning("mqtt %s: %s; decisions wait in the journal", self._broker, link.fault)
-        self._failed(link.fault)
+        self._fault = link.fault
+        if now - self._refused_at > 1.0:  # else the refusal, after which some brokers close, says more
+            self._failed(link.fault)
         self._up_since = self._link = None
         self._inflight.clear()
+        self._resting.lost()
         self._dial_at = now + self._backoff.next_s(lasted_s, self._counts["acked"])
 
     def _failed(self, why: str) -> None:
@@ -255,8 +255,7 @@ class MqttSink:
             return self._status_at - now
         if not self._next_live:
             self._next_live = self._cursor.first_live(self._live_max_age_ms * 1_000_000)
-            self._scan, self._rescan_at, self._refused_wait_s = 1, float("inf"), 1.0
-            self._resting.clear()
+            self._scan = 1
         self._send_live()
         wait_s = self._send_backlog(now) if self._stop_at is None else 1.0
         return min(wait_s, self._status_at - now)
@@ -279,11 +278,11 @@ class MqttSink:
 
     def _send_backlog(self, now: float) -> float:
         """One slice of older rows, when nothing is live; how long to wait for the next, in seconds."""
-        if now >= self._rescan_at and self._scan is None:
-            self._scan, self._rescan_at = 1, float("inf")
-            self._resting.clear()
         if self._scan is None:
-            return self._rescan_at - now
+            retry_at = self._resting.next_at()
+            if now < retry_at:
+                return retry_at - now
+            self._scan = 1
         room = min(self._room() - self._inflight_max // 4, SLICE)  # a quarter of the window is for live rows only
         if room <= 0 or self._next_live <= self._cursor.last_id():
             return 1.0  # an acknowledgement will wake us
@@ -291,8 +290,7 @@ class MqttSink:
             return self._backlog_at - now
         rows, following = self._cursor.backlog(self._scan, self._next_live, room)
         for row in rows:
-            waits = row.id in self._inflight.rows or self._topic_of(row) in self._resting
-            if not waits and not self._publish(row):
+            if row.id not in self._inflight.rows and not self._publish(row):
                 return 0.0
         self._scan = following if following < self._next_live else None
         busy = now - self._live_at < BUSY_S
@@ -304,10 +302,12 @@ class MqttSink:
         return min(self._inflight_max, link.receive_max if link else 0) - len(self._inflight)
 
     def _publish(self, row: Row) -> bool:
-        """Send one row; False when the link went down."""
+        """Send one row, unless the broker refused its like just now; False when the link went down."""
+        topic = self._topics.of(row.station, row.kind)
+        if not self._resting.may_send(topic, row.id):
+            return True
         age_ms = self._cursor.age_ms(row)
         backfill = not self._cursor.is_of_this_boot(row) or age_ms is None or age_ms > self._live_max_age_ms
-        topic = self._topic_of(row) + ("/backfill" if backfill else "")
         payload = messages.message(
             row.body,
             kind=row.kind,
@@ -321,10 +321,11 @@ class MqttSink:
         link = self._link
         if link is None:
             return False
-        if link.packet_max_bytes is not None and len(payload) + len(topic) + 32 > link.packet_max_bytes:
+        if link.packet_max_bytes is not None and len(payload) + len(topic) + 64 > link.packet_max_bytes:
             self._refuse(TOO_LARGE, row)
             return True
-        if (mid := link.publish(topic, payload, expiry_s=self._expiry_s[backfill])) is None:
+        full = topic + "/backfill" if backfill else topic
+        if (mid := link.publish(full, payload, expiry_s=self._expiry_s[backfill])) is None:
             return False
         self._inflight.sent(mid, row)
         self._counts["published"] += 1
@@ -344,26 +345,21 @@ class MqttSink:
             return
         self._cursor.deliver(row.id)
         self._counts["acked"] += 1
+        if self._resting.accepted(self._topics.of(row.station, row.kind), row.id):
+            self._scan = 1
 
     def _refuse(self, reason: int, row: Row) -> None:
         """The broker took no responsibility: the row stays undelivered and is tried again, the rest goes on."""
-        if reason not in OF_THE_MESSAGE:
-            self._resting.add(self._topic_of(row))
+        topic = self._topics.of(row.station, row.kind)
         self._refused[reason] += 1
-        self._error = (
-            f"the broker refused {self._topic_of(row)} (reason code {reason}): {REMEDY.get(reason, 'see its log')}"
-        )
-        if self._rescan_at == float("inf"):
-            self._rescan_at = time.monotonic() + self._refused_wait_s
-            self._refused_wait_s = min(self._refused_wait_s * 2, self._refused_max_s)
+        self._refused_at = time.monotonic()
+        self._resting.refused(row.id if reason in OF_THE_MESSAGE else topic)
+        self._failed(f"the broker refused {topic} (reason code {reason}): {REMEDY.get(reason, 'see its log')}")
 
     def _oldest_pending_s(self) -> float | None:
         row = self._cursor.oldest_pending() if self._cursor.pending() else None
         age_ms = self._cursor.age_ms(row) if row else None
         return None if age_ms is None else round(age_ms / 1000, 1)
-
-    def _topic_of(self, row: Row) -> str:
-        return self._topics.of(row.station, row.kind)
 
     def _publish_status(self) -> None:
         self._status_at = time.monotonic() + self._heartbeat_s
