@@ -21,13 +21,13 @@ from card import write_card
 from detector import HEIGHT_PX, LABELS, WIDTH_PX, Detector
 from export import Canvas, to_int8_onnx, to_int8_tflite, to_onnx
 from fit import fit
+from rendered import CHOOSE_SEED, TEST_SEED, TRAIN_SEED, still, truth_of
 from score import Found, average_precision
 
 from lineside.cameras.render import Scene
 from lineside.recipe import Model
 from lineside.records import Detections
 from lineside.store.bundle import sha256_of
-from pictures import CHOOSE_SEED, TEST_SEED, TRAIN_SEED, still, truth_of
 
 STEPS = 3600
 CHOOSE_CLIPS, TEST_CLIPS, CLIP_S = 4, 8, 40.0

@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 import torch
 from detector import LABELS, Detector, Exported, loss_of
+from rendered import CHOOSE_SEED, FRAMES_A_SCENE, Sample, still, stream
 from score import Found, average_precision
 from torch.utils.data import DataLoader, IterableDataset
-
-from pictures import CHOOSE_SEED, FRAMES_A_SCENE, Sample, still, stream
 
 BATCH = 4
 PEAK_RATE = 1.5e-3
