@@ -228,3 +228,22 @@ def test_a_picture_without_any_heat_stays_as_it_was() -> None:
     image = np.full((10, 10, 3), 77, np.uint8)
     drawn = overlay(image, np.zeros((4, 4), np.float32), Placement(1, 1, 0, 0, 10, 10, 10, 10), threshold=0.5)
     assert np.abs(drawn.astype(int) - 77).max() <= 1
+
+
+def test_drawn_faces_are_blurred_unless_told_otherwise(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.txt").write_text("face\n")
+    model, photo = data / "models/face/yunet_n_dynamic.onnx", data / "samples/face.jpg"
+    words = ["--decode", "yunet", "--labels", str(tmp_path / "labels.txt"), "-o", str(tmp_path / "yunet")]
+    assert main(["bundle", "new", str(model), *words]) == 0
+    capsys.readouterr()
+    bundle = ("--bundle", tmp_path / "yunet")
+    infer(capsys, *bundle, "--draw", tmp_path / "blurred", photo)
+    infer(capsys, *bundle, "--draw", tmp_path / "kept", "--keep-faces", photo)
+    inside = np.s_[95:195, 145:210]  # of the best face, clear of its box's edge
+    sharp, blurred = (
+        cv2.Laplacian(cv2.imread(str(tmp_path / folder / "face.png"))[inside], cv2.CV_64F).std()
+        for folder in ("kept", "blurred")
+    )
+    assert blurred < 0.2 * sharp

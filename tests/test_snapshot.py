@@ -68,3 +68,30 @@ def test_what_is_wrong_is_said_in_one_line(
 ) -> None:
     assert main(["snapshot", str(config), *arguments]) == 78
     assert said in capsys.readouterr().err
+
+
+def test_faces_are_blurred_unless_told_otherwise(data: Path, tmp_path: Path) -> None:
+    words = ["--task", "detect", "--decode", "yunet", "--labels", str(tmp_path / "labels.txt")]
+    (tmp_path / "labels.txt").write_text("face\n")
+    model = data / "models/face/yunet_n_dynamic.onnx"
+    assert main(["bundle", "new", str(model), *words, "-o", str(tmp_path / "yunet")]) == 0
+    (tmp_path / "pictures").mkdir()
+    photo = cv2.imread(str(data / "samples/face.jpg"))
+    cv2.imwrite(str(tmp_path / "pictures/one.png"), photo)
+    config = tmp_path / "door.toml"
+    config.write_text("""
+        [cameras.door]
+        driver = "clip"
+        path = "pictures"
+        [stations.presence]
+        camera = "door"
+        bundle = "yunet"
+    """)
+    face, wall = np.s_[83:207, 132:222], np.s_[300:400, 0:100]
+    blurred, kept = tmp_path / "blurred.png", tmp_path / "kept.png"
+    assert main(["snapshot", str(config), "--plain", "-o", str(blurred)]) == 0
+    assert main(["snapshot", str(config), "--plain", "--keep-faces", "-o", str(kept)]) == 0
+    assert (cv2.imread(str(kept)) == photo).all()
+    shown = cv2.imread(str(blurred))
+    assert cv2.Laplacian(shown[face], cv2.CV_64F).std() < 0.2 * cv2.Laplacian(photo[face], cv2.CV_64F).std()
+    assert (shown[wall] == photo[wall]).all()

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", metavar="NAME", help="NAME or NAME:DEVICE; default: the profile's")
     parser.add_argument("--min-score", type=float, metavar="S", help="0 to 1; default: the bundle's")
     parser.add_argument("--jsonl", action="store_true", help="one JSON object a picture")
-    parser.add_argument("--draw", type=Path, metavar="OUTDIR", help="write annotated PNGs there")
+    parser.add_argument("--draw", type=Path, metavar="OUTDIR", help="write annotated PNGs there, faces blurred")
+    parser.add_argument("--keep-faces", action="store_true", help="with --draw: don't blur the faces that are found")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, videos, or folders of images")
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.draw is not None:
         _make_folder(args.draw)
     eye = Eye(open_bundle(args.bundle), args.backend, args.min_score)
-    pen = _Pen(args.draw)
+    pen = _Pen(args.draw, args.keep_faces)
     show = _as_json if args.jsonl else _as_text
     progress = _Progress()
     failed = 0
@@ -210,8 +211,9 @@ def _make_folder(folder: Path) -> None:
 class _Pen:
     """Writes annotated pictures into a folder, or nothing without one."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, keep_faces: bool) -> None:
         self._folder = folder
+        self._keep_faces = keep_faces
         self._names: dict[str, Path] = {}  # two files of one name in different folders get different PNGs
 
     def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: Eye) -> None:
@@ -219,8 +221,10 @@ class _Pen:
             return
         import cv2
 
+        from lineside.config.stations import face_labels
         from lineside.errors import DeviceError
         from lineside.records import AnomalyMap
+        from lineside.vision.blur import blur_boxes
         from lineside.vision.decode import findings
         from lineside.vision.draw import annotate
 
@@ -235,6 +239,9 @@ class _Pen:
             caption = f"anomaly score {seen.score:.3f}{limit}"
         else:
             found = findings(seen, eye.bundle.labels)
+            if not self._keep_faces:
+                faces = face_labels(eye.bundle.labels)
+                image = blur_boxes(image, [f.box for f in found if f.box is not None and f.label in faces])
         path = self._folder / self._name(shot)
         done, packed = cv2.imencode(".png", annotate(image, found, caption=caption), [cv2.IMWRITE_PNG_COMPRESSION, 1])
         try:
