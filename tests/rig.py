@@ -200,17 +200,17 @@ class Daemon:
 
 
 class Subscriber:
-    """An independent MQTT client with a persistent session that keeps every message of lineside/#."""
+    """An independent MQTT client with a persistent session that keeps every message of its topic."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, topic: str = "lineside/#") -> None:
         self._port = port
         self._lock = threading.Lock()
         self._messages: list[tuple[str, dict[str, Any]]] = []
         self._subscribed = threading.Event()
         self._client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2, client_id="witness", clean_session=False, protocol=mqtt.MQTTv311
+            mqtt.CallbackAPIVersion.VERSION2, client_id=f"witness-{topic}", clean_session=False, protocol=mqtt.MQTTv311
         )
-        self._client.on_connect = lambda client, *_: client.subscribe("lineside/#", 1)
+        self._client.on_connect = lambda client, *_: client.subscribe(topic, 1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._keep
         self._client.reconnect_delay_set(1, 1)

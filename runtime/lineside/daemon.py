@@ -82,13 +82,13 @@ class Daemon:
     def run(self) -> int:
         config = self._config
         try:
+            self._start_control()  # before all else: a second daemon is refused while it has disturbed nothing
             self._captures = {name: self._capture(name, camera) for name, camera in config.cameras.items()}
             taps = {name: self._tap(station) for name, station in config.stations.items()}
             for capture in self._captures.values():
                 capture.start()  # first: a camera opens while the model loads
             self._start_delivery()
             self._open_stations(taps)
-            self._start_control()
             self._start_lanes()
             self._watch()
         finally:
@@ -99,13 +99,13 @@ class Daemon:
 
     def status(self) -> dict[str, object]:
         """What `lineside status` shows: JSON values, counters included."""
-        sinks = {name: dict(sink.status()) for name, sink in self._sinks.items()}
+        sinks = {name: dict(sink.status()) for name, sink in self._sinks.copy().items()}
         return {
             "version": __version__,
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 1),
             "profile": self._profile_name,
             "cameras": {name: dict(capture.status()) for name, capture in self._captures.items()},
-            "stations": {name: dict(station.status()) for name, station in self._stations.items()},
+            "stations": {name: dict(station.status()) for name, station in self._stations.copy().items()},
             "journal": dict(self._journal.status()) if self._journal else {},
             **sinks,
             "log_lines_dropped": logs.dropped(),

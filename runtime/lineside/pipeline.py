@@ -58,7 +58,7 @@ class Station:
         self._taken = 0
         self._open_lanes = lanes
         self._stop = threading.Event()
-        self._open_events: dict[str, str] = {}
+        self._open_events: dict[str, tuple[str, int]] = {}  # key -> event_id, started_wall_ns
         self._counts = dict.fromkeys(("frames", "decisions", "accept", "reject", "unknown", "late", "events"), 0)
         self._seen_ns = 0  # capture of the newest frame that the rules saw, on the frames' own time line
         self._seen_at = (0, 0)  # the same on the clock, and on the wall
@@ -214,11 +214,12 @@ class Station:
 
     def _announce(self, change: Change, frame: Frame | None) -> None:
         recipe, now_ns, wall_ns = self._recipe, self._clock.monotonic_ns(), self._clock.wall_ns()
-        event_id = self._open_events.setdefault(change.key, str(uuid.uuid4()))
-        if change.phase == "end":
-            del self._open_events[change.key]
         captured_ns, captured_wall_ns = self._captured(frame)
         lasted_ns = self._seen_ns - change.started_ns
+        begun = self._open_events.setdefault(change.key, (str(uuid.uuid4()), captured_wall_ns - lasted_ns))
+        event_id, started_wall_ns = begun  # the same in every message of the event, should the clock be set meanwhile
+        if change.phase == "end":
+            del self._open_events[change.key]
         self._store.put(
             Event(
                 id=str(uuid.uuid4()),
@@ -232,7 +233,7 @@ class Station:
                 model=recipe.model.ref,
                 backend=recipe.model.backend,
                 started_ns=captured_ns - lasted_ns,
-                started_wall_ns=captured_wall_ns - lasted_ns,
+                started_wall_ns=started_wall_ns,
                 captured_ns=captured_ns,
                 captured_wall_ns=captured_wall_ns,
                 decided_ns=now_ns,
