@@ -19,9 +19,8 @@ CRASH_SAFE = (
     "persistence true",
     "autosave_interval 1",
     "autosave_on_changes true",
-    "max_queued_messages 0",
-    "set_tcp_nodelay true",
 )
+ALWAYS = ("max_queued_messages 0", "set_tcp_nodelay true")  # the default queue drops for a slow subscriber
 
 
 def mosquitto() -> str:
@@ -53,6 +52,7 @@ class Mosquitto:
             f"listener {self.port} 127.0.0.1",
             f"persistence_location {folder}/",
             *(("user root",) if os.geteuid() == 0 else ()),
+            *ALWAYS,
             *(CRASH_SAFE if crash_safe else ()),
             *(lines or ("allow_anonymous true",)),
         ]

@@ -81,7 +81,7 @@ def test_a_broker_that_is_killed_loses_nothing_and_live_is_told_from_backfill(
         time_to_arrive(subscriber)
         assert not has_all(), f"seed {seed}: the broken sink lost nothing, so this test proves nothing"
     else:
-        eventually(has_all, what=f"seed {seed}: all decisions at the subscriber")
+        eventually(has_all, within_s=40, what=f"seed {seed}: all decisions at the subscriber")
         counts = tally(subscriber.got).counts
         assert counts["backfill"] > 0
         assert counts["live"] > 0

@@ -24,7 +24,8 @@ class JournalConfig(BaseModel):
         None, description="SQLite file; default: journal.db in $STATE_DIRECTORY, else in /var/lib/lineside"
     )
     durable: bool = Field(
-        True, description="fsync every commit: a power cut loses no published decision (docs/adr says what it costs)"
+        True,
+        description="fsync every commit: a power cut loses no published decision; false is faster to the subscriber by that fsync",
     )
     cap_mb: int = Field(1024, ge=16, le=1_000_000, description="size at which delivered rows are pruned, oldest first")
 
@@ -87,6 +88,13 @@ class MqttConfig(BaseModel):
     )
     backfill_expiry_s: int | None = Field(None, ge=1, description="the same for backfill messages")
     ack_timeout_s: float = Field(10.0, ge=0.5, le=300, description="without an acknowledgement for so long: reconnect")
+    settle_s: float = Field(
+        2.0,
+        ge=0,
+        le=60,
+        description="what was acknowledged less than this before the connection broke is sent again: "
+        "a broker that crashed may have lost it",
+    )
     reconnect_min_s: float = Field(0.5, ge=0.05, le=60)
     reconnect_max_s: float = Field(30.0, ge=0.05, le=3600)
     heartbeat_s: float = Field(10.0, ge=1, le=3600, description="how often the retained status is published")

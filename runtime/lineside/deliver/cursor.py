@@ -86,9 +86,11 @@ class Cursor:
         with self._lock:
             return max(self._journal.last_id - self._spans.total, 0) if self.generation else 0
 
-    def oldest_pending(self) -> Row | None:
-        rows, _ = self.backlog(1, self._journal.last_id + 1, 1)
-        return rows[0] if rows else None
+    def oldest_pending_s(self) -> float | None:
+        """Age of the oldest undelivered row; None without one, or when the clock cannot say."""
+        rows, _ = self.backlog(1, self._journal.last_id + 1, 1) if self.pending() else ([], 0)
+        age_ms = self.age_ms(rows[0]) if rows else None
+        return None if age_ms is None else round(age_ms / 1000, 1)
 
     def is_of_this_boot(self, row: Row) -> bool:
         return row.boot == self._journal.boot

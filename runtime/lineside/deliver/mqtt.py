@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,7 @@ class MqttSink:
         live_expiry_s: int | None = None,
         backfill_expiry_s: int | None = None,
         ack_timeout_s: float = 10.0,
+        settle_s: float = 2.0,
         reconnect_min_s: float = 0.5,
         reconnect_max_s: float = 30.0,
         heartbeat_s: float = 10.0,
@@ -70,27 +72,26 @@ class MqttSink:
         describe: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._box = box or platform.node() or "box"
-        client_id = client_id or f"lineside-{self._box}"
-        files = (tls, ca_file, cert_file, key_file)
-        self._broker = Broker(host, port, protocol, client_id, username, password_file, *files, keepalive_s)
+        who = (client_id or f"lineside-{self._box}", username, password_file)
+        self._broker = Broker(host, port, protocol, *who, tls, ca_file, cert_file, key_file, keepalive_s)
         self._topics = Topics(topic, status_topic, site, line, self._box)
-        self._version = version
+        self._version, self._heartbeat_s = version, heartbeat_s
         self._inflight_max = inflight
         self._live_max_age_ms = live_max_age_ms
         self._expiry_s = {False: live_expiry_s, True: backfill_expiry_s}
         self._ack_timeout_s = ack_timeout_s
         self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
         self._resting = Resting(reconnect_max_s)
-        self._heartbeat_s = heartbeat_s
         self._beat = beat
         self._describe = describe
 
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = partial(os.eventfd_write, self._wake_fd, 1)
         self._journal = journal
         self._clock = journal.clock
         self._lock = threading.Lock()  # everything below, and the link
         self._link: Link | None = None
-        self._inflight = InFlight()
+        self._inflight = InFlight(settle_s)
         self._next_live = 0  # id of the first row that no one has tried on this connection; 0: not yet known
         self._scan: int | None = None  # where the look for undelivered older rows goes on; None: it is done
         self._oldest_s: float | None = None  # age of the oldest undelivered row
@@ -122,9 +123,7 @@ class MqttSink:
             "connected": up_since is not None,
             "state": link.state if link else "waiting",
             "broker": str(self._broker),
-            "protocol": self._broker.protocol,
-            "client_id": self._broker.client_id,
-            "pending": self._cursor.pending(),
+            "pending": self._pending(),
             "oldest_pending_s": self._oldest_s,
             "inflight": len(self._inflight.rows),
             **{name: self._counts[name] for name in ("published", "acked", "backfilled")},
@@ -240,8 +239,10 @@ class MqttSink:
             if self._cursor.refresh():  # the first store, or one that replaced it: ids mean other rows now
                 self._inflight.void_rows()
                 self._next_live = 0
+            for row_id in self._inflight.settling.settled():
+                self._cursor.deliver(row_id)
             if now - self._oldest_at > 1.0:
-                self._oldest_at, self._oldest_s = now, self._oldest_pending_s()
+                self._oldest_at, self._oldest_s = now, self._cursor.oldest_pending_s()
             return self._send(now) if self._up_since is not None else 1.0
         except DeviceError as error:
             self._failed(str(error))
@@ -270,7 +271,7 @@ class MqttSink:
 
     def _send_rows(self, rows: list[Row]) -> bool:
         for row in rows:
-            if not self._cursor.is_delivered(row.id) and not self._publish(row):
+            if not self._is_sent(row) and not self._publish(row):
                 return False
             self._next_live = row.id + 1
             self._live_at = time.monotonic()
@@ -290,7 +291,7 @@ class MqttSink:
             return self._backlog_at - now
         rows, following = self._cursor.backlog(self._scan, self._next_live, room)
         for row in rows:
-            if row.id not in self._inflight.rows and not self._publish(row):
+            if not self._is_sent(row) and not self._publish(row):
                 return 0.0
         self._scan = following if following < self._next_live else None
         busy = now - self._live_at < BUSY_S
@@ -333,6 +334,12 @@ class MqttSink:
         self._sent(row)
         return True
 
+    def _is_sent(self, row: Row) -> bool:
+        return self._inflight.has_row(row.id) or self._cursor.is_delivered(row.id)
+
+    def _pending(self) -> int:
+        return max(self._cursor.pending() - len(self._inflight.settling), 0)
+
     def _sent(self, row: Row) -> None:
         """Sent is not delivered: nothing moves here."""
 
@@ -343,7 +350,7 @@ class MqttSink:
         if reason >= 0x80:
             self._refuse(reason, row)
             return
-        self._cursor.deliver(row.id)
+        self._inflight.settling.add(row.id)
         self._counts["acked"] += 1
         if self._resting.accepted(self._topics.of(row.station, row.kind), row.id):
             self._scan = 1
@@ -356,15 +363,9 @@ class MqttSink:
         self._resting.refused(row.id if reason in OF_THE_MESSAGE else topic)
         self._failed(f"the broker refused {topic} (reason code {reason}): {REMEDY.get(reason, 'see its log')}")
 
-    def _oldest_pending_s(self) -> float | None:
-        row = self._cursor.oldest_pending() if self._cursor.pending() else None
-        age_ms = self._cursor.age_ms(row) if row else None
-        return None if age_ms is None else round(age_ms / 1000, 1)
-
     def _publish_status(self) -> None:
         self._status_at = time.monotonic() + self._heartbeat_s
-        payload = messages.online(self._box, self._version, {**self._fields(), **self._describe()})
-        self._publish_retained(payload)
+        self._publish_retained(messages.online(self._box, self._version, {**self._fields(), **self._describe()}))
 
     def _fields(self) -> dict[str, object]:
         return {
@@ -374,7 +375,7 @@ class MqttSink:
             "epoch": self._journal.epoch,
             "last_seq": self._journal.last_seq(),
             "previous": self._journal.previous(),
-            "pending": self._cursor.pending(),
+            "pending": self._pending(),
         }
 
     def _publish_retained(self, payload: bytes) -> int | None:
@@ -392,8 +393,8 @@ class MqttSink:
             until = time.monotonic() + FAREWELL_S
             while mid in self._inflight and self._link.state == "up" and time.monotonic() < until:
                 self._link.handle(self._link.wait(self._wake_fd, until - time.monotonic()))
+        if self._link.state == "up":
+            for row_id in self._inflight.settling.take_all():
+                self._cursor.deliver(row_id)
         self._link.disconnect()
         self._up_since = None
-
-    def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
