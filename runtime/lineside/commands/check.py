@@ -38,6 +38,7 @@ def problems(path: Path) -> list[str]:
     """Every fault of a configuration file, a complete line each; empty when it is valid."""
     from lineside import config
     from lineside.config import delivery
+    from lineside.hal.profile import find
     from lineside.registry import driver
 
     try:
@@ -45,6 +46,11 @@ def problems(path: Path) -> list[str]:
     except ConfigError as error:
         return list(error.lines)
     faults = delivery.problems(tree.journal, tree.mqtt)
+    if tree.daemon.profile is not None:
+        try:
+            find(tree.daemon.profile)
+        except ConfigError as error:
+            faults += [f"daemon.profile: {line}" for line in error.lines]
     for name, camera in tree.cameras.items():
         try:
             driver("camera", camera.driver)(**camera.options())
@@ -62,9 +68,16 @@ def _station_problems(name: str, station: StationConfig) -> list[str]:
     from lineside.store.bundle import open_bundle
 
     faults = []
-    for key, value in (("backend", station.backend), *(("fallback", entry) for entry in station.fallback)):
-        if value != "auto" and value.partition(":")[0] not in names("backend"):
-            faults.append(f"stations.{name}.{key} = {value!r}: allowed are auto, {', '.join(names('backend'))}")
+    known = names("backend")
+    if station.backend not in ("auto", *known):
+        faults.append(f"stations.{name}.backend = {station.backend!r}: allowed are auto, {', '.join(known)}")
+    for entry in station.fallback:
+        backend, _, device = entry.partition(":")
+        if backend not in known or not device:
+            faults.append(
+                f'stations.{name}.fallback = {entry!r}: write "backend:device", such as "openvino:cpu"; '
+                f"backends are {', '.join(known)}"
+            )
     try:
         bundle = open_bundle(station.bundle)
     except ConfigError as error:

@@ -17,7 +17,9 @@ from lineside.config.stations import StationConfig
 from lineside.errors import ConfigError
 
 # A name becomes an MQTT topic level, a log field and a file name.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+_NAME_WORDS = "letters, digits and _ . - (a letter or digit first), 64 at most"
+Name = Annotated[str, StringConstraints(pattern=_NAME_PATTERN)]
 
 
 class DaemonConfig(BaseModel):
@@ -64,13 +66,17 @@ class Config(BaseModel):
 def load(path: Path) -> Config:
     """Read and validate a configuration file; raises ConfigError. Relative paths in it count from its folder."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}): give a readable UTF-8 TOML file") from error
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}): give a readable UTF-8 TOML file") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error}): give a readable UTF-8 TOML file") from error
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {_toml_fault(str(error), text)}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, arrays in arrays in arrays
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     config: Config = _anchored(parse(tree, str(path)), path.resolve().parent)
     return config
 
@@ -96,6 +102,8 @@ def _anchored(node: Any, folder: Path) -> Any:
         found = {name: _anchored(getattr(node, name), folder) for name in type(node).model_fields}
         if isinstance(node, StationConfig) and (folder / node.bundle).is_dir():
             found["bundle"] = str(folder / node.bundle)
+        if isinstance(node, DaemonConfig) and node.profile is not None and node.profile.endswith(".toml"):
+            found["profile"] = str(folder / node.profile)
         return node.model_copy(update=found)
     if isinstance(node, dict):
         return {key: _anchored(value, folder) for key, value in node.items()}
@@ -115,24 +123,50 @@ def _toml_fault(message: str, text: str) -> str:
 
 
 def _lines(error: ValidationError, tree: dict[str, Any]) -> list[str]:
-    """One line per fault: path = value: what is allowed."""
-    lines: list[str] = []
+    """One line per fault: path = value: what is allowed. The branches of a union say theirs in one line."""
+    lines: dict[str, list[str]] = {}
     for fault in error.errors():
-        message = str(fault["msg"]).removeprefix("Value error, ")
-        if message.startswith("@"):  # a cross-check that names its own path
-            lines.append(message[1:])
-            continue
-        path = _path(fault["loc"], tree, absent=fault["type"] == "missing")
-        if fault["type"] == "extra_forbidden":
-            parent = fault["loc"][:-1]
-            lines.append(f"{path}: unknown key{_meant(str(fault['loc'][-1]), parent)}")
-        elif fault["type"] == "missing":
-            lines.append(f"{path}: missing: {_allowed(fault) or 'add it'}")
-        elif isinstance(fault.get("input"), dict | list):
-            lines.append(f"{path}: {message}")
-        else:
-            lines.append(f"{path} = {_show(fault.get('input'))}: {message}")
-    return lines
+        head, allowed = _line(fault, tree)
+        lines.setdefault(head, []).append(allowed)
+    return [f"{head}: {', or '.join(dict.fromkeys(allowed))}" for head, allowed in lines.items()]
+
+
+def _line(fault: Any, tree: dict[str, Any]) -> tuple[str, str]:
+    """(path = value, what is allowed) of one fault."""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if message.startswith("@"):  # a cross-check that names its own path
+        head, _, allowed = message[1:].partition(": ")
+        return head, allowed
+    kind, loc, value, context = fault["type"], fault["loc"], fault.get("input"), fault.get("ctx", {})
+    path = _path(loc, tree, absent=kind == "missing")
+    if kind == "extra_forbidden":
+        return path, f"unknown key{_meant(str(loc[-1]), loc[:-1])}"
+    if kind == "missing":
+        return path, "missing: add it"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        key = context["discriminator"].strip("'")
+        names = re.findall(r"'([^']*)'", context.get("expected_tags", "")) or _tags(loc, key)
+        if kind == "union_tag_invalid":
+            return f"{path}.{key} = {_show(context['tag'])}", _one_of(context["tag"], names)
+        slip = difflib.get_close_matches(key, value if isinstance(value, dict) else (), n=1)
+        return f"{path}.{key}", (f"missing; {slip[0]!r} stands there: " if slip else "missing: ") + _one_of("", names)
+    if loc and loc[-1] == "[key]":
+        return path, f"not allowed as a name: {_NAME_WORDS}"
+    if kind == "string_pattern_mismatch" and context.get("pattern") == _NAME_PATTERN:
+        message = _NAME_WORDS
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{path} = {_show(value)}", "expected a table"
+    return (path if isinstance(value, dict | list) else f"{path} = {_show(value)}"), message
+
+
+def _one_of(value: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
+    return f"allowed are {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _tags(loc: tuple[int | str, ...], key: str) -> list[str]:
+    """The values that tell the members of a union apart."""
+    return [str(leaf["properties"][key]["const"]) for leaf in _leaves(loc) if key in leaf.get("properties", {})]
 
 
 def _path(loc: tuple[int | str, ...], tree: Any, absent: bool) -> str:
@@ -156,10 +190,6 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _allowed(fault: Any) -> str:
-    return "" if fault["msg"] == "Field required" else str(fault["msg"])
-
-
 def _meant(key: str, parent: tuple[int | str, ...]) -> str:
     """The nearest known key, looked for in the schema node that the path leads to."""
     known = _known_keys(parent)
@@ -170,6 +200,11 @@ def _meant(key: str, parent: tuple[int | str, ...]) -> str:
 
 
 def _known_keys(parent: tuple[int | str, ...]) -> list[str]:
+    return [key for leaf in _leaves(parent) for key in leaf.get("properties", {})]
+
+
+def _leaves(parent: tuple[int | str, ...]) -> list[dict[str, Any]]:
+    """The schemas that a location may have, unions taken apart."""
     document = Config.model_json_schema()
     definitions = document.get("$defs", {})
 
@@ -197,7 +232,7 @@ def _known_keys(parent: tuple[int | str, ...]) -> list[str]:
         if not found and isinstance(step, str):  # the tag of a union: keep the member with that constant
             found = [leaf for leaf in leaves if _tag_is(leaf, step)] or leaves
         nodes = found
-    return [key for node in nodes for leaf in options(node) for key in leaf.get("properties", {})]
+    return [leaf for node in nodes for leaf in options(node)]
 
 
 def _tag_is(leaf: dict[str, Any], tag: str) -> bool:

@@ -218,7 +218,7 @@ class StationConfig(Strict):
         default=None, description='"cpu", "cuda", "npu" ...; default: the backend\'s or the profile\'s'
     )
     fallback: tuple[str, ...] = Field(
-        default=(), description='Backends to fall back to, said so: "litert", "openvino:cpu" ...'
+        default=(), description='Backends to fall back to, said so: "litert:cpu", "openvino:cpu" ...'
     )
     threads: int | None = Field(default=None, ge=1, le=256, description="Default: the profile's")
     slots: int | None = Field(
