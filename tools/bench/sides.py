@@ -1,0 +1,139 @@
+"""The two sides of the comparison, each in a process of its own: tools/loops.py, and `lineside run` with a broker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.cases import Case, Material
+from peers import FAST, Broker, Lineside, Subscriber, until
+
+_LOOPS = Path(__file__).resolve().parents[1] / "loops.py"
+WARM_UP = 15  # frames before CPU time is counted
+_STEADY_S = 1.0  # at full speed, before decisions are counted
+_START_S = 60.0
+
+_CONFIG = """
+[cameras.line]
+driver = "clip"
+path = "{video}"
+loop = true
+{pace}
+
+[stations.bench]
+camera = "line"
+bundle = "{bundle}"
+backend = "{engine}"
+{threads}
+
+[stations.bench.trigger]
+per = "frame"
+
+[[stations.bench.rules]]
+kind = "threshold"
+high = 0.5
+
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+def loops(command: str, case: Case, material: Material, threads: int, frames: int, *words: str) -> dict[str, Any]:
+    """One run of tools/loops.py: its JSON object."""
+    size = f"{case.net.side_px}x{case.net.side_px}"
+    line = [sys.executable, str(_LOOPS), command, "--engine", case.engine, "--model", str(material.model(case))]
+    line += ["--family", case.net.family, "--size", size, "--threads", str(threads), "--frames", str(frames), "--json"]
+    if command != "bare":
+        line += ["--video", str(material.video(case))]
+    if case.engine == "openvino":
+        line += ["--cache-dir", str(material.folder / "loops_cache")]
+    done = subprocess.run([*line, *words], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)}:\n{done.stderr}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def paced(case: Case, material: Material, threads: int, frames: int, fps: float) -> dict[str, Any]:
+    """The daemon at a steady pace, every decision on its way to a subscriber: path, start, CPU and memory."""
+    arrivals: list[float] = []  # time.monotonic() of each decision at the subscriber
+    folder = material.folder / f"run-{time.monotonic_ns()}"
+    pace = f'fps = {fps}\nmode = "freshest"'
+    with Broker(folder / "broker", *FAST) as broker:
+        decisions = Subscriber(broker.port, "lineside/+/+/bench/decision", lambda _: arrivals.append(time.monotonic()))
+        daemon = Lineside(folder, _config(case, material, broker, pace, threads), material.folder / "cache")
+        try:
+            until(lambda: len(arrivals) > WARM_UP and daemon.check_alive(), _START_S, f"{case}: {WARM_UP} decisions")
+            began, began_cpu_s = len(arrivals), daemon.cpu_s()
+            until(
+                lambda: len(arrivals) >= began + frames and daemon.check_alive(), 4 * frames / fps, f"{case}: decisions"
+            )
+            spent_s, seen = daemon.cpu_s() - began_cpu_s, len(arrivals) - began
+            pss_mb, station = daemon.pss_mb(), daemon.status()["stations"]["bench"]
+        finally:
+            daemon.stop()
+            decisions.stop()
+    path = station["frame_path_ms"]
+    return {
+        "p50_ms": path["p50_ms"],
+        "p99_ms": path["p99_ms"],
+        "max_ms": path["max_ms"],
+        "cpu_ms_per_frame": round(spent_s / seen * 1000, 3),
+        "pss_mb": round(pss_mb, 1),
+        "first_decision_s": round(arrivals[0] - daemon.started_s, 3),
+        "decisions": station["decisions"],
+    }
+
+
+def full_speed(case: Case, material: Material, measure_s: float) -> float:
+    """Decisions a second from a file with both cores, journal and broker attached, over the steady part."""
+    folder = material.folder / f"run-{time.monotonic_ns()}"
+    with Broker(folder / "broker", *FAST) as broker:
+        body = _config(case, material, broker, 'pace = "max_speed"', None)
+        daemon = Lineside(folder, body, material.folder / "cache")
+        try:
+            until(lambda: _decisions(daemon)[1] > WARM_UP, _START_S, f"{case}: {WARM_UP} decisions at full speed")
+            time.sleep(_STEADY_S)
+            began_s, before = _decisions(daemon)
+            time.sleep(measure_s)
+            ended_s, after = _decisions(daemon)
+        finally:
+            daemon.stop()
+    return round((after - before) / (ended_s - began_s), 2)
+
+
+def warm_caches(case: Case, material: Material, threads: int) -> None:
+    """Let both sides compile the model once, as on any start but the first (OpenVINO)."""
+    if case.engine != "openvino":
+        return
+    loops("tuned", case, material, threads, 1)
+    paced(case, material, threads, 1, 15.0)
+
+
+def _config(case: Case, material: Material, broker: Broker, pace: str, threads: int | None) -> str:
+    return _CONFIG.format(
+        video=material.video(case),
+        pace=pace,
+        bundle=material.bundle(case),
+        engine=case.engine,
+        threads=f"threads = {threads}" if threads else "",
+        port=broker.port,
+    )
+
+
+def _decisions(daemon: Lineside) -> tuple[float, int]:
+    """When, and how many decisions so far; 0 until the daemon answers."""
+    from lineside.errors import RemoteError
+
+    daemon.check_alive()
+    try:
+        station = daemon.status()["stations"].get("bench", {})
+    except RemoteError:
+        time.sleep(0.05)
+        station = {}
+    return time.monotonic(), int(station.get("decisions", 0))
