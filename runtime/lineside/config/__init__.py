@@ -170,18 +170,23 @@ def _tags(loc: tuple[int | str, ...], key: str) -> list[str]:
 
 
 def _path(loc: tuple[int | str, ...], tree: Any, absent: bool) -> str:
-    """`cameras.gate.fps`: the location without tags of unions; `absent`: its last step is a missing key, no tag."""
+    """`cameras.gate.fps`: the location without tags of unions; `absent`: its last step is the missing key."""
     out = ""
     at: Any = tree
+    tagged = False  # the tag of the union at this place has gone by: it may be spelt like a key, as zone is
     for position, step in enumerate(loc):
         last = position == len(loc) - 1
-        inside = (isinstance(at, dict) and step in at) or (isinstance(at, list) and isinstance(step, int))
-        if not inside and not (last and absent):
-            continue  # the tag of a discriminated union
-        if not inside and last and isinstance(step, str) and not isinstance(at, dict):
+        if isinstance(at, dict) and not tagged and step in (at.get("driver"), at.get("kind")):
+            tagged = True
             continue
+        if isinstance(at, list):
+            inside = isinstance(step, int) and step < len(at)
+        else:
+            inside = isinstance(at, dict) and step in at
+        if not inside and not (last and absent):
+            continue  # the tag of another union
         out += f"[{step}]" if isinstance(step, int) else f"{'.' if out else ''}{step}"
-        at = at[step] if inside else None
+        at, tagged = (at[step] if inside else None), False
     return out or "configuration"
 
 
