@@ -361,9 +361,7 @@ def test_a_file_that_this_user_may_not_read_is_a_line(tmp_path: Path) -> None:
         done = subprocess.run([*nobody, "pass"], capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"nobody may not run this Python: {done.stderr.strip()[-200:]}")
-        done = subprocess.run(
-            [*command, sys.executable, "-c", code, "check", str(path)], capture_output=True, text=True
-        )
+        done = subprocess.run([*nobody, code, "check", str(path)], capture_output=True, text=True)
         if "No module named" in done.stderr:
             pytest.skip("nobody may not read this checkout")
         told, code_ = done.stderr, done.returncode
