@@ -7,8 +7,8 @@
 One side is tools/loops.py (`bare`: infer only; `tuned`: OpenCV capture, resize, infer, decode, NMS), which knows
 nothing of lineside; the other is `lineside run` with its journal and a mosquitto on loopback, a decision a frame, and
 its own latency histogram, asked over the control socket. Same engine, threads, video, score and NMS thresholds; each
-side in a process of its own, lineside and loop in turn. Needs the data folder, out/bench_models (tools/make_bench_models.py) and
-mosquitto. Exit status 0 also where a target is missed: the report says so.
+side in a process of its own, lineside and loop in turn. Needs the data folder, out/bench_models
+(tools/make_bench_models.py) and mosquitto. Exit status 0 also where a target is missed: the report says so.
 """
 
 from __future__ import annotations
