@@ -18,6 +18,7 @@ from lineside.errors import ConfigError, DeviceError
 from lineside.records import Captured, Image
 
 FOLDER_FPS = 10.0
+DECODE_SHARE = 0.25  # of the time between two pictures is left for decoding the next, when paced
 UNKNOWN_FPS = 25.0  # a raw stream states none
 DAMAGED_IN_A_ROW = 16  # damaged packets to read past where the container does not say how many pictures are left
 
@@ -44,6 +45,7 @@ class ClipCamera:
         self._reader: Reader | None = None
         self._shots: Iterator[Shot] = iter(())
         self._period_s = 1 / FOLDER_FPS
+        self._shown_ns = 0  # when the picture before was due
         self.counts: dict[str, int] = {"bad": 0}
         if not self._path.exists():
             raise ConfigError(f"path = '{path}': no such file or folder")
@@ -64,6 +66,10 @@ class ClipCamera:
 
     def read(self) -> Captured | None:
         """The next picture, at its time if paced."""
+        if (
+            self.paced
+        ):  # decoded shortly before it is due, as a camera would: not beside the inference of the one before
+            self._wait_until(self._shown_ns + int(self._period_s * (1 - DECODE_SHARE) * 1e9))
         shot = next(self._shots, None)
         if self._closing.is_set():
             raise DeviceError(f"clip {self._path}: closed")
@@ -72,6 +78,7 @@ class ClipCamera:
         due_ns = self._begun_ns + int(shot[0] * 1e9)
         if self.paced:
             self._wait_until(due_ns)
+            self._shown_ns = due_ns
         behind_ns = time.monotonic_ns() - due_ns if self.paced else 0
         return Captured(shot[1], due_ns, time.time_ns() - behind_ns)
 

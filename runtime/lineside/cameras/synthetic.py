@@ -16,6 +16,7 @@ from lineside.records import Captured
 if TYPE_CHECKING:
     from lineside.cameras.render import Scene
 
+RENDER_SHARE = 0.5  # of the time between two pictures is left for rendering the next, when paced
 SMALLEST_PX, LARGEST_PX = 64, 8192  # the renderer scales with the height
 
 
@@ -65,6 +66,8 @@ class SyntheticCamera:
             raise DeviceError("synthetic camera: closed")
         if self._number == self._frames:
             return None
+        if self.paced and self._number:  # rendered before it is due, not beside the inference of the picture before
+            self._wait_until(self._begun_ns + round((self._number - RENDER_SHARE) * 1e9 / self._fps))
         image = self._scene.frame(self._number).image
         if self._number == 0:
             self._begun_ns = time.monotonic_ns()
@@ -72,10 +75,13 @@ class SyntheticCamera:
         self._number += 1
         if not self.paced:
             return Captured(image, due_ns, time.time_ns())
+        self._wait_until(due_ns)
+        return Captured(image, due_ns, time.time_ns() - (time.monotonic_ns() - due_ns))
+
+    def _wait_until(self, due_ns: int) -> None:
         wait_s = (due_ns - time.monotonic_ns()) / 1e9
         if wait_s > 0 and self._closing.wait(wait_s):
             raise DeviceError("synthetic camera: closed")
-        return Captured(image, due_ns, time.time_ns() - (time.monotonic_ns() - due_ns))
 
     def close(self) -> None:
         self._closing.set()
