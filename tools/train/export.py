@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 Canvas = NDArray[np.uint8]  # (HEIGHT_PX, WIDTH_PX, 3) BGR
 INPUT = "images"
+FLOAT_TAIL = r"^(?!.*(Decode|_(score|box)/torch\.nn\.modules\.conv)).*$"  # all but the heads' last layers and Decode
 
 
 def exported(detector: Detector) -> Exported:
@@ -119,11 +120,12 @@ def to_int8_tflite(detector: Detector, path: Path, canvases: Sequence[Canvas]) -
     recipe = RecipeManager()
     for name in ("INPUT", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "PAD", "RESIZE_NEAREST_NEIGHBOR"):
         operation = qtyping.TFLOperationName(name)
-        recipe.add_static_config("^(?!.*Decode).*$", operation, activation_num_bits=8, weight_num_bits=8)
+        recipe.add_static_config(FLOAT_TAIL, operation, activation_num_bits=8, weight_num_bits=8)
     work = quantizer.Quantizer(str(float_path), recipe.get_quantization_recipe())
     pictures = [{"args_0": canvas[None].astype(np.float32)} for canvas in canvases]
     ranges = work.calibrate({"serving_default": pictures}, num_threads=1)
     for name in ("serving_default_args_0", next(name for name in ranges if "_stem/" in name)):  # pixels, and padded
         ranges[name]["min"][...], ranges[name]["max"][...] = 0, 255  # one step is one level: nothing to convert
     work.quantize(ranges).export_model(str(path), overwrite=True)
+    path.chmod(0o644)
     float_path.unlink()
