@@ -30,12 +30,12 @@ BANDS = 10  # classes of the fake backend: the brightness of a picture in tenths
 # name -> (model, options of `lineside bundle new`)
 _MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "faces": ("face/yunet_n_320_320.onnx", ("--decode", "yunet")),
+    "anyface": ("face/yunet_n_dynamic.onnx", ("--decode", "yunet")),
     "classifier": ("classify/mobilenet_v1_0.25_128_quant.tflite", ("--labels", "labels/imagenet_labels_1001.txt")),
     "detector": (
         "detect/yolov5n_224_int8.tflite",
         ("--decode", "yolov5", "--labels", "labels/coco_labels_80.txt"),
     ),
-    "objects": ("detect/fastestdet_352.onnx", ("--decode", "fastestdet", "--labels", "labels/coco_labels_80.txt")),
 }
 
 

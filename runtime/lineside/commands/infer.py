@@ -100,12 +100,16 @@ class Eye:
 
 
 def _files(asked: list[Path]) -> Iterator[Path]:
-    """The files in their order; a folder stands for the images in it."""
+    """The files in their order; a folder stands for the images in it. Raises ConfigError for one without."""
+    from lineside.errors import ConfigError
     from lineside.images import SUFFIXES
 
     for path in asked:
         if path.is_dir():
-            yield from sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+            found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+            if not found:
+                raise ConfigError(f"{path}: no picture in this folder: name files, or a folder of pictures")
+            yield from found
         else:
             yield path
 
