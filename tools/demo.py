@@ -191,7 +191,11 @@ def _subscriber(port: int, inbox: queue.SimpleQueue[Message | None]) -> mqtt.Cli
     """A subscriber like any other: it knows topics and JSON, nothing of the daemon."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="demo-subscriber", protocol=mqtt.MQTTv5)
     ready = queue.SimpleQueue[bool]()
-    client.on_connect = lambda *_: client.subscribe("lineside/+/+/+/decision", qos=1)
+
+    def connected(*_: object) -> None:
+        client.subscribe("lineside/+/+/+/decision", qos=1)
+
+    client.on_connect = connected
     client.on_subscribe = lambda *_: ready.put(True)
     client.on_message = lambda _c, _u, message: inbox.put(json.loads(message.payload))
     deadline = time.monotonic() + 10

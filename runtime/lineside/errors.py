@@ -1,9 +1,9 @@
 """The three errors of lineside, named by who must act. A message says what, where and what to do.
 
-    LinesideError
-      ConfigError   the person who wrote the configuration, bundle or command; exit 78, systemd does not restart
-      DeviceError   the box: a camera, accelerator or disk; lineside reopens it with backoff and says so
-      RemoteError   the other end of a network; lineside retries later and loses nothing
+LinesideError
+  ConfigError   the person who wrote the configuration, bundle or command; exit 78, systemd does not restart
+  DeviceError   the box: a camera, accelerator or disk; lineside reopens it with backoff and says so
+  RemoteError   the other end of a network; lineside retries later and loses nothing
 """
 
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG

@@ -1,4 +1,4 @@
-"""The bare runtime loop that `lineside bench` compares with: vendor calls only, a preallocated input, infer, no more."""
+"""The bare runtime loop that `lineside bench` compares with: a preallocated input and infer, in vendor calls only."""
 
 from __future__ import annotations
 

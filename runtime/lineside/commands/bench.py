@@ -33,9 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
-    print(
-        f"{result['bundle']} on {result['backend']}, {result['threads']} threads, {result['frames']} frames of each kind"
-    )
+    print(f"{result['bundle']} on {result['backend']}, {result['threads']} threads, {result['frames']} frames a kind")
     print(f"{'ms':<14}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>9}")
     for key, words in (("model_ms", "model alone"), ("frame_path_ms", "frame path"), ("bare_loop_ms", "bare loop")):
         row = result[key]
