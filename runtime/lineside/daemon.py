@@ -37,6 +37,7 @@ _log = logging.getLogger("lineside")
 _TICK_S = 0.25
 _FINISH_S = 0.6  # a stop finishes the frames in hand within this,
 _FLUSH_S = 1.0  # and delivers what they decided within this: two seconds in all
+_DRAIN_S = 2.0  # after the last clip has ended: so long without one more delivery
 _SWITCH_S = 0.0005  # Python's lock changes hands sooner: a busy thread delays the others by 0.7 instead of 5 ms
 _STALE_S = 5.0
 _CAMERA_STALE_S = 60.0  # a read that hangs is the capture's own business for so long: it reopens the camera
@@ -226,7 +227,22 @@ class Daemon:
             self._health.tick()
             if not any(thread.is_alive() for thread in self._lanes):
                 _log.info("every camera has come to its end")
+                self._drain()
                 return
+
+    def _drain(self) -> None:
+        """Nobody waits for this stop, so what clips at full speed have piled up is delivered while that goes on."""
+        assert self._journal is not None
+        self._journal.flush(_FINISH_S)
+        fewest, since = float("inf"), time.monotonic()
+        while not self._stopping.wait(0.02):
+            self._health.tick()
+            waiting = [sink.status().get("pending") for sink in self._sinks.values()]
+            pending = sum(count for count in waiting if isinstance(count, int))
+            if pending == 0 or time.monotonic() - since > _DRAIN_S:
+                return
+            if pending < fewest:
+                fewest, since = pending, time.monotonic()
 
     def _close(self) -> None:
         """Frames in hand, then the journal, then what the broker can still take: two seconds in all."""

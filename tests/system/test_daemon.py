@@ -95,6 +95,18 @@ def test_a_clip_ends_in_a_decision_for_each_frame_in_order_and_the_daemon_ends(
     assert all(f"(decision {message['id']})" in daemon.log() for message in got.values())
 
 
+def test_a_clip_at_full_speed_is_delivered_to_its_last_decision_before_the_daemon_ends(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    """Deciding is faster than a broker that writes to disk: what has piled up at the end is not left for next time."""
+    clip = pictures(tmp_path / "clip", 400)
+    with Subscriber(broker.port, "lineside/pile/#") as witness:
+        with Daemon(tmp_path, toml(tmp_path, clip, port=broker.port, site="pile")) as daemon:
+            assert daemon.wait() == 0, daemon.log()
+        until(lambda: witness.all("status")[-1]["state"] == "offline", what="it says that it has stopped")
+    assert sorted(witness.by_seq()) == list(range(1, 401))
+
+
 def test_sigterm_stops_within_the_time_and_says_so(tmp_path: Path, broker: Mosquitto) -> None:
     """Two seconds are promised; the bound here allows for a machine that is busy with other tests."""
     clip = pictures(tmp_path / "clip", 10)
