@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +43,9 @@ _MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @cache
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="lineside-bundles-"))
+    folder = Path(tempfile.mkdtemp(prefix="lineside-bundles-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @cache
