@@ -105,6 +105,7 @@ class Station:
             seen = self._see(frame)
             with self._turns.take(turn):
                 self._conclude(frame, seen)
+            del frame  # its memory serves the next picture
         with self._intake:
             self._open_lanes -= 1
             last, turn = self._open_lanes == 0, self._taken

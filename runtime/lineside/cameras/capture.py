@@ -222,6 +222,7 @@ class Capture:
                 self._state = "ended"
                 return
             self._deliver(run, captured)
+            del captured  # its memory serves the next picture
 
     def _deliver(self, run: _Run, captured: Captured) -> None:
         """Number the picture and queue it, unless its read was abandoned meanwhile."""
