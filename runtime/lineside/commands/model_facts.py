@@ -185,7 +185,8 @@ def _openvino(path: Path) -> ModelFacts:
         precision = "fp16" if "f16" in weights else "fp32"
     metadata = {}
     if model.has_rt_info(["model_info"]):
-        metadata = {key: str(value.astype(str)) for key, value in model.get_rt_info(["model_info"]).value.items()}
+        notes = model.get_rt_info(["model_info"]).value  # read from a file, they are strings
+        metadata = {key: value if isinstance(value, str) else str(value.astype(str)) for key, value in notes.items()}
     return ModelFacts(
         path,
         "onnx" if path.suffix == ".onnx" else "openvino",
