@@ -150,8 +150,16 @@ def test_an_ssd_export_gives_what_model_garden_detects(
     assert "guessed decode = ssd " in printed
     answers = infer(tmp_path / "bundle", "litert", list(told["pictures"]))
     for picture, wanted in told["pictures"].items():
-        assert len(wanted) > 10
-        same_findings(wanted, answers[picture]["findings"])
+        # Model Garden cuts boxes at the edge before suppression, TFLite's operator never does: their overlaps differ
+        inside = _inside(wanted)
+        assert len(inside) > 10
+        assert len({each["class_id"] for each in inside}) > 2
+        same_findings(inside, _inside(answers[picture]["findings"]))
+
+
+def _inside(findings: list[Json]) -> list[Json]:
+    """Those that touch no edge of a picture of 512 x 768."""
+    return [each for each in findings if min(each["box"]) > 1 and each["box"][2] < 511 and each["box"][3] < 767]
 
 
 # --- Anomalib -----------------------------------------------------------------------------------------------------
