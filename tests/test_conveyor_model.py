@@ -21,8 +21,8 @@ from score import average_precision
 
 BACKENDS = ("onnxruntime", "litert", "openvino")
 CLIP_SEED, FRAME_SEED = 910_000, 900_000
-MIN_SCORE, MIN_FRAMES = 0.6, 3  # of the card
-LEAST_AP50 = {"part": 0.97, "scratch": 0.3, "stain": 0.6, "chip": 0.7, "missing_hole": 0.6}
+MIN_SCORE, MIN_FRAMES = 0.6, 2  # of the card
+LEAST_AP50 = {"part": 0.97, "scratch": 0.35, "stain": 0.65, "chip": 0.75, "missing_hole": 0.65}
 
 
 def test_the_bundle_is_small_and_names_its_licence_and_card() -> None:

@@ -62,14 +62,14 @@ rendered** by lineside's own `cameras/render.py`. It knows nothing of real metal
 ## Data
 Rendered on the fly, four pictures a step, {steps} steps: {pictures} pictures, each frame about twice, turned, relit and
 compressed anew. Scenes are split by seed: below 1,000,000 demo and tests; from 1,000,000 training; from 2,000,000
-choosing; from 3,000,000 the scores below, looked at once. A quarter of the parts is defective (in training 70 %).
+choosing; from 4,000,000 the scores below, looked at once. A quarter of the parts is defective (in training 70 %).
 
 ## Scores on the test scenes
 Average precision at IoU 0.5 (area under the whole curve, scores from 0.05, 300 frames of 60 scenes):
 
 {precise}
 
-Parts: 8 clips of 40 s at 15 fps; each part that crosses the middle line, through lineside's own path (letterbox,
+Parts: 10 clips of 40 s at 15 fps; each part that crosses the middle line, through lineside's own path (letterbox,
 backend, decoder, tracker, rule `defect` with min_score = {min_score}, steady.min_frames = {min_frames}; both chosen on
 {chosen} parts of other scenes). Escape: a defective part accepted. Overkill: a good part rejected. Missed: no decision.
 

@@ -29,8 +29,8 @@ from lineside.recipe import Model
 from lineside.records import Detections
 from lineside.store.bundle import sha256_of
 
-STEPS = 3600
-CHOOSE_CLIPS, TEST_CLIPS, CLIP_S = 4, 8, 40.0
+STEPS = 9000
+CHOOSE_CLIPS, TEST_CLIPS, CLIP_S = 6, 10, 40.0
 TEST_SCENES = 60
 FILES = {"conveyor_int8.tflite": ("tflite", "int8"), "conveyor_int8.onnx": ("onnx", "int8")}
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/conveyor"), help="checkpoints and what is in between")
     parser.add_argument("-o", "--output", type=Path, default=Path("models/conveyor-parts"))
     parser.add_argument("--steps", type=int, default=STEPS, help="of training, four pictures each")
-    parser.add_argument("--version", default="1.0.0")
+    parser.add_argument("--version", default="1.1.0")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.work.mkdir(parents=True, exist_ok=True)
