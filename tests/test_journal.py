@@ -24,7 +24,7 @@ from deliveries import SteppedClock, decision, event, journal
 from lineside.deliver.cursor import Cursor
 from lineside.deliver.journal import Journal
 from lineside.deliver.spans import Spans, common
-from lineside.deliver.tables import Row
+from lineside.deliver.tables import SCHEMA_VERSION, Row
 from lineside.errors import DeviceError
 
 Eventually = Callable[..., None]
@@ -410,14 +410,14 @@ def test_a_later_schema_is_used_as_it_is(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "journal.db")) as later:  # what version N + 1 may have done
         later.execute("ALTER TABLE row ADD COLUMN digest BLOB")
         later.execute("CREATE TABLE checkpoint (id INTEGER PRIMARY KEY)")
-        later.execute("PRAGMA user_version = 2")
+        later.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
         later.commit()
     second = journal(tmp_path)
     second.put(decision(2))
     assert numbered(rows_of(second), "gate") == [1, 2]
     second.stop()
     with closing(sqlite3.connect(tmp_path / "journal.db")) as later:
-        assert later.execute("PRAGMA user_version").fetchone() == (2,)
+        assert later.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
 
 
 numbers = st.lists(st.integers(1, 60), max_size=60)

@@ -323,6 +323,7 @@ class Journal:
 
     def _keep_house(self, store: Store) -> None:
         """Once a second: remember the seqs outside the store, keep it within its cap and its log short."""
+        store.note()
         aside.write_known(self.path, store.epoch, store.last_seq, at_most_every_s=10.0)
         self._counts["bytes"] = store.size_bytes()
         if self._checkpointer.log_is_long():

@@ -10,20 +10,26 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 from lineside.records import Decision, Event, Finding, ModelRef, Record
 
 VERSION = 1  # of the message schema: fields are added without a new version, a changed meaning takes one
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+_BOOLEAN = {False: "false", True: "true"}
 Kind = Literal["decision", "event", "gap"]
 
 
 def rfc3339(wall_ns: int) -> str:
     """Nanoseconds since 1970 as "2026-11-21T03:52:50.123456Z"; a time no calendar knows becomes the nearest it does."""
-    micros = min(max(wall_ns // 1000, 0), 253402300799_999999)
-    seconds, micros = divmod(micros, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + f".{micros:06d}Z"
+    seconds, micros = divmod(min(max(wall_ns // 1000, 0), 253402300799_999999), 1_000_000)
+    return f"{_second(seconds)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def kind_of(record: Record) -> Kind:
@@ -55,17 +61,17 @@ def message(
     age_ms: int | None,
 ) -> bytes:
     """A whole message: the head, then the stored body."""
-    head = {
-        "lineside": VERSION,
-        "kind": kind,
-        "station": station,
-        "epoch": epoch,
-        "seq": seq,
-        "late": decided_late or backfill,
-        "backfill": backfill,
-        "age_ms": age_ms,
-    }
-    return _json(head)[:-1] + b"," + body[1:]
+    late, behind = _BOOLEAN[decided_late or backfill], _BOOLEAN[backfill]
+    age = "null" if age_ms is None else age_ms
+    head = f'{_origin(kind, station, epoch)}{seq},"late":{late},"backfill":{behind},"age_ms":{age},'
+    return head.encode("ascii") + body[1:]
+
+
+@lru_cache(maxsize=256)
+def _origin(kind: str, station: str, epoch: str) -> str:
+    """What the messages of a station begin with, up to the number."""
+    origin = {"lineside": VERSION, "kind": kind, "station": station, "epoch": epoch, "seq": 0}
+    return _encode(origin).removesuffix("0}")
 
 
 def online(box: str, version: str, fields: Mapping[str, object]) -> bytes:

@@ -10,11 +10,11 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
     id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, boot TEXT NOT NULL, durable INTEGER NOT NULL,
@@ -24,14 +24,17 @@ CREATE TABLE IF NOT EXISTS row (
     late INTEGER NOT NULL, made_ns INTEGER NOT NULL, made_wall_ns INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS row_of_station ON row (station, seq);
 CREATE TABLE IF NOT EXISTS station (name TEXT PRIMARY KEY, last_seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS noted (one INTEGER PRIMARY KEY CHECK (one = 1), row_id INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS delivered (
     sink TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (sink, first)) WITHOUT ROWID;
 """
+NOTE_ROWS = 5000  # how many rows an opening has to look through for the seqs at most
+INSERT = "INSERT INTO row (id, run, station, seq, kind, late, made_ns, made_wall_ns, body) VALUES "
+INSERT += "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "row.id, station, epoch, seq, kind, boot, made_ns, made_wall_ns, late, body"
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):  # made for every record: a frozen dataclass takes five times as long to make
     """A record that is encoded and waits for its seq."""
 
     station: str
@@ -42,8 +45,7 @@ class Draft:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A committed record. `id` counts up over the whole store; `seq` per station and epoch."""
 
     id: int
@@ -83,14 +85,13 @@ class Store:
             for statement in SCHEMA.split(";"):
                 run(statement)
             run(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self.last_seq: dict[str, int] = dict(run("SELECT name, last_seq FROM station"))
+        self.last_seq = self._read_last_seq()
         last = run("SELECT epoch, boot, durable, clean, previous FROM run ORDER BY id DESC LIMIT 1").fetchone()
         if last is None:
             self.epoch, self.previous = new_epoch(wall_ns), dict(known) if known else None
         elif last[1] != self.boot and not last[2] and not last[3]:
             # without fsync a power cut may have taken commits whose seq subscribers have seen: none may be used twice
             self.epoch, self.previous = new_epoch(wall_ns), {"epoch": last[0], "last_seq": self.last_seq}
-            run("DELETE FROM station")
             self.last_seq = {}
         else:
             self.epoch, self.previous = last[0], json.loads(last[4]) if last[4] else None
@@ -100,6 +101,7 @@ class Store:
         self._run = made.lastrowid
         (last_id,) = run("SELECT max(id) FROM row").fetchone()
         self.last_id: int = last_id or 0  # pruning leaves the newest row, so that no id is used twice
+        self._note()
         run("COMMIT")
         if not durable:
             run("PRAGMA synchronous = NORMAL")
@@ -124,22 +126,42 @@ class Store:
                     draft.body,
                 )
             )
-        with self._transaction():
-            self._insert(rows)
-            for sink, changes in delivered.items():
-                self._deliver(sink, changes)
+        changed = {sink: changes for sink, changes in delivered.items() if changes}
+        if len(rows) == 1 and not changed:
+            self._connection.execute(INSERT, self._values(rows[0]))  # a transaction by itself: two statements less
+        else:
+            with self._transaction():
+                self._connection.executemany(INSERT, map(self._values, rows))
+                for sink, changes in changed.items():
+                    self._deliver(sink, changes)
         self.last_seq = last_seq
         self.last_id += len(rows)
         return rows
 
-    def _insert(self, rows: Sequence[Row]) -> None:
-        self._connection.executemany(
-            "INSERT INTO row (id, run, station, seq, kind, late, made_ns, made_wall_ns, body) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(r.id, self._run, r.station, r.seq, r.kind, r.late, r.made_ns, r.made_wall_ns, r.body) for r in rows],
-        )
-        newest = {row.station: row.seq for row in rows}
-        self._connection.executemany("INSERT OR REPLACE INTO station (name, last_seq) VALUES (?, ?)", newest.items())
+    def _values(self, row: Row) -> tuple[object, ...]:
+        delivery = (row.kind, row.late, row.made_ns, row.made_wall_ns, row.body)
+        return (row.id, self._run, row.station, row.seq, *delivery)
+
+    def _read_last_seq(self) -> dict[str, int]:
+        """The newest seq of each station: what was noted, and the rows since."""
+        noted = self._connection.execute("SELECT row_id FROM noted").fetchone()
+        last_seq: dict[str, int] = dict(self._connection.execute("SELECT name, last_seq FROM station"))
+        since = "SELECT station, max(seq) FROM row WHERE id > ? GROUP BY station"
+        last_seq.update(self._connection.execute(since, noted or (0,)))
+        return last_seq
+
+    def _note(self) -> None:
+        """Write the seqs down, in a transaction that stands: not in each commit, it would cost a page more."""
+        self._connection.execute("DELETE FROM station")
+        self._connection.executemany("INSERT INTO station (name, last_seq) VALUES (?, ?)", self.last_seq.items())
+        self._connection.execute("INSERT OR REPLACE INTO noted (one, row_id) VALUES (1, ?)", (self.last_id,))
+        self._noted = self.last_id
+
+    def note(self) -> None:
+        """Write the seqs down if there are many rows since the last time."""
+        if self.last_id - self._noted >= NOTE_ROWS:
+            with self._transaction():
+                self._note()
 
     def _deliver(self, sink: str, changes: Mapping[int, int | None]) -> None:
         gone = [(sink, first) for first, last in changes.items() if last is None]
@@ -151,6 +173,7 @@ class Store:
         """Take rows out of the store (they were delivered, or a gap record says that they were not)."""
         with self._transaction():
             self._connection.executemany("DELETE FROM row WHERE id = ?", [(row_id,) for row_id in ids])
+            self._note()  # of a pruned row nothing else may be left
 
     def rows(self, first: int, last: int) -> list[Row]:
         return read_rows(self._connection, first, last, -1)
@@ -177,7 +200,9 @@ class Store:
         try:
             if clean:
                 self._connection.execute("PRAGMA synchronous = FULL")
-                self._connection.execute("UPDATE run SET clean = 1 WHERE id = ?", (self._run,))
+                with self._transaction():
+                    self._note()
+                    self._connection.execute("UPDATE run SET clean = 1 WHERE id = ?", (self._run,))
         finally:
             self._connection.close()
 
