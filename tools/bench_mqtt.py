@@ -230,7 +230,7 @@ def rss_kb() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2000, help="messages of each kind (default: 2000)")
-    parser.add_argument("--backlog", type=int, default=10000, help="rows of the backlog (default: 20000)")
+    parser.add_argument("--backlog", type=int, default=10000, help="rows of the backlog (default: 10000)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="lineside-bench-"))
