@@ -279,7 +279,7 @@ def _free(hull: NDArray[np.bool_], behind: float, y: float, earlier: list[_Place
     free = np.ones_like(hull)
     for other in earlier:
         under = _under(hull, y, behind - other.behind_px, other).astype(np.uint8)
-        free &= cv2.dilate(under, np.ones((5, 5), np.uint8)) == 0
+        free &= cv2.dilate(under, np.ones((9, 9), np.uint8)) == 0
     return free
 
 

@@ -24,7 +24,7 @@ _METALS = {  # BGR of the evenly lit face
     "brass": (92, 142, 172),
     "blackened": (86, 84, 84),
 }
-_LEAST_LEVELS = 21.0  # what a defect changes at its strongest, seen through a slightly soft lens
+_LEAST_LEVELS = 30.0  # what a defect changes at its strongest, seen through a slightly soft lens
 _FINE = 4  # defects are drawn this many times finer than the picture
 
 
