@@ -29,7 +29,7 @@ from lineside.recipe import Model
 from lineside.records import Detections
 from lineside.store.bundle import sha256_of
 
-STEPS = 9000
+STAGES = (9000, 13500, 17000)  # steps; each ends with a low learning rate, and the next begins high again
 CHOOSE_CLIPS, TEST_CLIPS, CLIP_S = 6, 10, 40.0
 TEST_SCENES = 60
 FILES = {"conveyor_int8.tflite": ("tflite", "int8"), "conveyor_int8.onnx": ("onnx", "int8")}
@@ -39,17 +39,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/conveyor"), help="checkpoints and what is in between")
     parser.add_argument("-o", "--output", type=Path, default=Path("models/conveyor-parts"))
-    parser.add_argument("--steps", type=int, default=STEPS, help="of training, four pictures each")
-    parser.add_argument("--version", default="1.1.0")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=STAGES, help="of training, four pictures each, by stage"
+    )
+    parser.add_argument("--version", default="1.2.0")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.work.mkdir(parents=True, exist_ok=True)
-    detector = fit(asked.work, asked.steps)
+    for steps in asked.steps:
+        detector = fit(asked.work, steps)
     print("exporting", flush=True)
     fp32 = pack(detector, asked.work, asked.output, asked.version)
     print("scoring", flush=True)
     results = score(fp32, asked.output)
-    results |= {"steps": asked.steps, "curve": json.loads((asked.work / "curve.json").read_text())}
+    results |= {"steps": asked.steps[-1], "curve": json.loads((asked.work / "curve.json").read_text())}
     (asked.work / "results.json").write_text(json.dumps(results, indent=1))
     write_card(asked.output / "card.md", results, detector)
 

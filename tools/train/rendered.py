@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lineside.cameras.render import Rendered, Scene
 
-TRAIN_SEED, CHOOSE_SEED, TEST_SEED = 1_000_000, 2_000_000, 4_000_000  # 3,000,000 scored version 1.0.0
+TRAIN_SEED, CHOOSE_SEED, TEST_SEED = 1_000_000, 2_000_000, 5_000_000  # 3 and 4 million scored 1.0.0 and 1.1.0
 OPEN_SCENES = 16  # a batch mixes frames of so many
 FRAMES_A_SCENE = 20
 RECENT_FRAMES = 64
