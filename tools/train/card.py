@@ -55,8 +55,9 @@ rendered** by lineside's own `cameras/render.py`. It knows nothing of real metal
 - A single-stage, anchor-free detector with {count} parameters: depthwise-separable convolutions, parts on a stride-16
   map, defects on a stride-8 map. Outputs `boxes` [1, 4, 2880] (cx cy w h, pixels) and `scores` [1, 5, 2880], decoder
   `yolov8`.
-- INT8: weights per channel, activations per tensor, ranges from 120 rendered pictures (min and max); the box arithmetic
-  after the heads is float. The ONNX file takes uint8 pixels, the TFLite file int8 pixels (value - 128).
+- INT8: weights per channel, activations per tensor, ranges from 120 rendered pictures (ONNX: least and greatest value;
+  TFLite: the running mean of each picture's); the last layer of each head and the box arithmetic are float. The
+  ONNX file takes uint8 pixels, the TFLite file int8 pixels (value - 128).
 
 ## Data
 Rendered on the fly, four pictures a step, {steps} steps: {pictures} pictures, each frame about twice, turned, relit and
