@@ -15,10 +15,14 @@ demo: $(STAMPS)/demo  ## parts on a belt become decisions on MQTT; CLIP=path.mp4
 	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 test: setup  ## every test; PYTEST='-k gate -x' narrows it
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not exporter" $(PYTEST)
 
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
 	@tools/test_wheel.sh $(PYTEST)
+
+test-exporters: $(STAMPS)/dev  ## decoders against the exporting projects' own tools, in venvs of their own (6 GB, ten minutes)
+	@tools/setup_exporters.sh
+	@$(BIN)/python -m pytest -m exporter tests/test_exporters.py
 
 check: $(STAMPS)/dev  ## lint, format and types
 	$(BIN)/ruff check
@@ -38,4 +42,4 @@ clean:  ## remove whatever the targets above made, the virtual environment inclu
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-wheel check bench setup clean
+.PHONY: help demo test test-wheel test-exporters check bench setup clean

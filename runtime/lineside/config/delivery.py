@@ -25,7 +25,7 @@ class JournalConfig(BaseModel):
     )
     durable: bool = Field(
         True,
-        description="fsync every commit: a power cut loses no published decision; false is faster to the subscriber by that fsync",
+        description="fsync every commit: a power cut loses no published decision; false saves the fsync's time",
     )
     cap_mb: int = Field(1024, ge=16, le=1_000_000, description="size at which delivered rows are pruned, oldest first")
 
