@@ -409,3 +409,9 @@ def test_the_schema_and_the_parser_refuse_a_misspelt_key_in_any_table(example: P
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_parses_as_it_stands(example: Path) -> None:
     assert load(example).stations
+
+
+def test_a_state_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    lines = checked(tmp_path, daemon='state_dir = "state"')
+    assert any("daemon.state_dir" in line and "is not a folder" in line for line in lines), lines
