@@ -283,7 +283,10 @@ def _own_terminal() -> None:
 
 
 def _at_a_terminal(answers: list[str], *words: str | Path) -> tuple[int, str]:
-    """Run a command on a pseudo-terminal, give these lines one by one, return exit status and screen."""
+    """Run a command on a pseudo-terminal, give these lines one by one, return exit status and screen.
+
+    A key that comes between a prompt and its read can be lost to Python, so one is pressed again, as a person does.
+    """
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "lineside.cli", *map(str, words)]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal)
@@ -293,6 +296,8 @@ def _at_a_terminal(answers: list[str], *words: str | Path) -> tuple[int, str]:
         if not select.select([ours], [], [], 0.1)[0]:
             if process.poll() is not None:
                 break
+            if given == len(answers) and len(answers[-1]) == 1:
+                os.write(ours, answers[-1].encode())
             continue
         try:
             got = os.read(ours, 4096)
