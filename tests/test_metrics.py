@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lineside.metrics import Latency
+from lineside.metrics import Latency, quantile
 
 BUCKET = 10 ** (1 / 240)  # neighbours differ by so much
 
@@ -35,3 +36,18 @@ def test_any_time_is_taken_and_counted(values_ns: list[int]) -> None:
 
 def test_an_empty_histogram_says_nothing() -> None:
     assert Latency().summary() == {"count": 0, "p50_ms": 0.0, "p90_ms": 0.0, "p99_ms": 0.0, "max_ms": 0.0}
+
+
+@given(st.lists(st.integers(1_000, 10**10), max_size=50), st.lists(st.integers(1_000, 10**10), min_size=1, max_size=50))
+def test_two_looks_tell_what_came_between(earlier_ns: list[int], later_ns: list[int]) -> None:
+    both, alone = Latency(), Latency()
+    for value_ns in earlier_ns:
+        both.add(value_ns)
+    before = Counter(both.counts())
+    for value_ns in later_ns:
+        both.add(value_ns)
+        alone.add(value_ns)
+    between = Counter(both.counts())
+    between.subtract(before)
+    assert quantile(between, 0.5) == quantile(alone.counts(), 0.5)
+    assert between.total() == len(later_ns)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -119,6 +120,12 @@ class Lineside:
         answer = ask(self._socket, "status")
         assert isinstance(answer, dict)
         return answer
+
+    def frame_path_ms(self, station: str) -> Counter[float]:
+        """How many frames took so many milliseconds so far."""
+        answer = ask(self._socket, "histograms")
+        assert isinstance(answer, dict)
+        return Counter({float(edge): count for edge, count in answer[station]["frame_path_ms"].items()})
 
     def cpu_s(self) -> float:
         """CPU time of the process so far, all threads, user and system (proc(5), stat fields 14 and 15)."""

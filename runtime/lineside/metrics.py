@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 _PER_DECADE = 240  # neighbours differ by 0.96 %: exact enough to compare medians by
 _FIRST_NS = 1_000.0  # 1 us
@@ -24,16 +25,14 @@ class Latency:
         if value_ns > self.max_ns:
             self.max_ns = value_ns
 
+    def counts(self) -> dict[float, int]:
+        """Upper edge in ms -> how many, of each bucket that holds some, rising; two looks differ by what came between."""
+        counts = enumerate(self._counts)
+        return {_FIRST_NS / 1e6 * 10 ** ((place + 1) / _PER_DECADE): count for place, count in counts if count}
+
     def quantile_ms(self, share: float) -> float:
         """Upper edge of the bucket that holds the given share of all values, in ms; 0 when empty."""
-        need = math.ceil(self.count * share)
-        seen = 0
-        for place, count in enumerate(self._counts):
-            seen += count
-            if seen >= need > 0:
-                edge_ns = _FIRST_NS * 10 ** ((place + 1) / _PER_DECADE)
-                return round(min(edge_ns, self.max_ns) / 1e6, 4)
-        return 0.0
+        return round(min(quantile(self.counts(), share), self.max_ns / 1e6), 4)
 
     def summary(self) -> dict[str, float | int]:
         return {
@@ -43,3 +42,14 @@ class Latency:
             "p99_ms": self.quantile_ms(0.99),
             "max_ms": round(self.max_ns / 1e6, 4),
         }
+
+
+def quantile(counts: Mapping[float, int], share: float) -> float:
+    """The key at which the given share of all counts is reached, keys rising; 0 when there are none."""
+    need = math.ceil(sum(counts.values()) * share)
+    seen = 0
+    for edge, count in counts.items():
+        seen += count
+        if seen >= need > 0:
+            return edge
+    return 0.0

@@ -131,6 +131,10 @@ class Station:
             **({"trigger": _added(self._past_trigger, trigger.status())} if trigger else {}),
         }
 
+    def histograms(self) -> dict[str, dict[float, int]]:
+        """The latencies of `status` as they are kept: upper edge in ms -> how many."""
+        return {"frame_path_ms": self._path.counts(), "capture_to_decision_ms": self._whole.counts()}
+
     def _see(self, frame: Frame) -> tuple[Finding, ...] | DeviceError:
         model = self._recipe.model
         try:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases import Case, Material
+from lineside.metrics import quantile
 from peers import FAST, Broker, Lineside, Subscriber, until
 
 _LOOPS = Path(__file__).resolve().parents[1] / "loops.py"
-WARM_UP = 15  # frames before CPU time is counted
+WARM_UP = 15  # frames before latency and CPU time count, as in tools/loops.py
 _STEADY_S = 1.0  # at full speed, before decisions are counted
 _START_S = 60.0
 
@@ -69,24 +70,24 @@ def paced(case: Case, material: Material, threads: int, frames: int, fps: float)
         daemon = Lineside(folder, _config(case, material, broker, pace, threads), material.folder / "cache")
         try:
             until(lambda: len(arrivals) > WARM_UP and daemon.check_alive(), _START_S, f"{case}: {WARM_UP} decisions")
-            began, began_cpu_s = len(arrivals), daemon.cpu_s()
+            before_ms, began, began_cpu_s = daemon.frame_path_ms("bench"), len(arrivals), daemon.cpu_s()
             until(
                 lambda: len(arrivals) >= began + frames and daemon.check_alive(), 4 * frames / fps, f"{case}: decisions"
             )
             spent_s, seen = daemon.cpu_s() - began_cpu_s, len(arrivals) - began
-            pss_mb, station = daemon.pss_mb(), daemon.status()["stations"]["bench"]
+            pss_mb, path_ms = daemon.pss_mb(), daemon.frame_path_ms("bench")
         finally:
             daemon.stop()
             decisions.stop()
-    path = station["frame_path_ms"]
+    path_ms.subtract(before_ms)
     return {
-        "p50_ms": path["p50_ms"],
-        "p99_ms": path["p99_ms"],
-        "max_ms": path["max_ms"],
+        "p50_ms": round(quantile(path_ms, 0.5), 4),
+        "p99_ms": round(quantile(path_ms, 0.99), 4),
+        "max_ms": round(quantile(path_ms, 1.0), 4),
         "cpu_ms_per_frame": round(spent_s / seen * 1000, 3),
         "pss_mb": round(pss_mb, 1),
         "first_decision_s": round(arrivals[0] - daemon.started_s, 3),
-        "decisions": station["decisions"],
+        "decisions": path_ms.total(),
     }
 
 

@@ -54,6 +54,7 @@ class Journal:
         durable: bool = True,
         cap_bytes: int = 1 << 30,
         waiting_max: int = 200_000,
+        linger_s: float = 0.0,
         boot: str | None = None,
         beat: Beat = lambda: None,
     ) -> None:
@@ -65,6 +66,8 @@ class Journal:
         self._durable = durable
         self._cap_bytes = cap_bytes
         self._waiting_max = waiting_max  # records in memory; about 1 KB each
+        self._linger_s = linger_s  # a commit waits so long for more records: for work on which nobody waits
+        self._hurry = threading.Event()  # somebody waits after all
         self._beat = beat
         self._inbox: SimpleQueue[Record | _Mark | None] = SimpleQueue()
         self._waiting: deque[Draft] = deque()  # encoded, not yet committed
@@ -107,12 +110,14 @@ class Journal:
         """Wait until everything that was put before is committed; False when that took longer."""
         mark = _Mark()
         self._inbox.put(mark)
+        self._hurry.set()
         return mark.done.wait(timeout_s)
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """Commit what waits, then close. Stop the sinks first: what they deliver is written here."""
         self._stop_at = time.monotonic() + timeout_s
         self._inbox.put(None)
+        self._hurry.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s + 0.5)
         self._checkpointer.stop()
@@ -203,6 +208,9 @@ class Journal:
         """Take what was put: the first after waiting for it, then what else is there."""
         try:
             self._take(self._inbox.get(timeout=self._patience_s()))
+            if self._linger_s:
+                self._hurry.wait(self._linger_s)
+                self._hurry.clear()
             for _ in range(min(BATCH, self._inbox.qsize())):
                 self._take(self._inbox.get_nowait())
         except Empty:
