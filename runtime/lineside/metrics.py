@@ -26,7 +26,7 @@ class Latency:
             self.max_ns = value_ns
 
     def counts(self) -> dict[float, int]:
-        """Upper edge in ms -> how many, of each bucket that holds some, rising; two looks differ by what came between."""
+        """Upper edge in ms -> how many, of each bucket in use, rising; two looks differ by what came between."""
         counts = enumerate(self._counts)
         return {_FIRST_NS / 1e6 * 10 ** ((place + 1) / _PER_DECADE): count for place, count in counts if count}
 
