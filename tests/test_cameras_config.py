@@ -38,6 +38,8 @@ RTSP = {"driver": "rtsp", "url": "rtsp://10.0.0.7/cam"}
         ({"driver": "clip", "path": "x", "roi": [0, 0, 0, 9]}, "cameras.gate.roi"),
         ({"driver": "clip", "path": "x", "rotate_deg": 45}, "cameras.gate.rotate_deg = 45"),
         ({"driver": "clip", "path": "x", "reopen_min_s": 20}, "reopen_max_s = 15 is below reopen_min_s = 20"),
+        ({**V4L2, "reopen_min_s": 20}, "reopen_max_s = 15 is below reopen_min_s = 20"),
+        ({**RTSP, "reopen_min_s": 20}, "reopen_max_s = 15 is below reopen_min_s = 20"),
         ({"driver": "synthetic", "width_px": 20}, "cameras.gate.width_px = 20: synthetic allows at least 64"),
         ({"driver": "webcam"}, "webcam"),
     ],

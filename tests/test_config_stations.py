@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lineside.checked import checked
 from lineside.config import parse
 from lineside.config.geometry import polygon_fault
 from lineside.config.stations import StationConfig, outside, problems
@@ -21,7 +22,7 @@ CROSSING = {"per": "object", "line": [[0.5, 0.0], [0.5, 1.0]]}
 
 
 def station(**keys: Any) -> StationConfig:
-    return StationConfig.model_validate({"camera": "gate", "bundle": "models/demo", **keys})
+    return checked(StationConfig, {"camera": "gate", "bundle": "models/demo", **keys})
 
 
 def faults(**keys: Any) -> list[str]:

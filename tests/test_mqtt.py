@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from broker import Mosquitto, SilentBroker, free_port
 from deliveries import Subscriber, decision, event, journal, sink
+from lineside.checked import Unfit, checked
 from lineside.config.delivery import JournalConfig, MqttConfig, problems
 from lineside.deliver.journal import Journal
 from lineside.deliver.mqtt import MqttSink
@@ -409,14 +409,14 @@ def test_tls_that_cannot_work_is_said_and_nothing_is_lost(
     ],
 )
 def test_a_wrong_option_is_refused_with_what_is_allowed(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        MqttConfig(host="broker", **fields)
+    with pytest.raises(Unfit) as caught:
+        checked(MqttConfig, {"host": "broker", **fields})
     assert said in str(caught.value)
 
 
 def test_the_port_follows_tls_and_the_options_fit_the_sink(opened: Journal) -> None:
     assert MqttConfig(host="b").options()["port"] == 1883
-    secure = MqttConfig.model_validate({"host": "b", "tls": {}})
+    secure = checked(MqttConfig, {"host": "b", "tls": {}})
     assert secure.options()["port"] == 8883
     MqttSink(opened, site="s", line="l", version="0", **secure.options())
     assert JournalConfig(cap_mb=100).options() == {"durable": True, "cap_bytes": 100_000_000}
@@ -427,7 +427,7 @@ def test_files_that_cannot_be_used_are_named_with_a_remedy(tmp_path: Path, pki: 
     (tmp_path / "text.crt").write_text("hello")
 
     def lines(**fields: Any) -> list[str]:
-        return problems(JournalConfig(), MqttConfig.model_validate({"host": "b", **fields}))
+        return problems(JournalConfig(), checked(MqttConfig, {"host": "b", **fields}))
 
     good = {"ca_file": pki / "ca.crt", "cert_file": pki / "box.crt", "key_file": pki / "box.key"}
     assert lines(tls=good) == []
@@ -451,7 +451,7 @@ def test_a_key_that_may_not_be_read_is_named(tmp_path: Path, pki: Path) -> None:
     key.write_bytes((pki / "box.key").read_bytes())
     key.chmod(0)
     tls = {"cert_file": pki / "box.crt", "key_file": key}
-    (line,) = problems(JournalConfig(), MqttConfig.model_validate({"host": "b", "tls": tls}))
+    (line,) = problems(JournalConfig(), checked(MqttConfig, {"host": "b", "tls": tls}))
     assert "mqtt.tls.key_file" in line
     assert "let the user that lineside runs as read it" in line
 

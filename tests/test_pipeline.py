@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import FakeClock
+from lineside.checked import checked
 from lineside.clock import SystemClock
 from lineside.config.stations import StationConfig
 from lineside.errors import DeviceError
@@ -106,7 +107,7 @@ def profile(**options: bool | int | float | str) -> Profile:
 
 
 def config(**keys: object) -> StationConfig:
-    return StationConfig.model_validate({"camera": "cam", "bundle": str(fake_bundle()), "backend": "fake", **keys})
+    return checked(StationConfig, {"camera": "cam", "bundle": str(fake_bundle()), "backend": "fake", **keys})
 
 
 @cache
@@ -306,13 +307,12 @@ def test_an_open_event_survives_a_device_that_is_away_and_is_still_one_event() -
 def test_a_reopened_device_is_the_one_that_decisions_name(tmp_path: Path) -> None:
     """A fallback has other outputs and another name: it may stand in only where the model is opened anew."""
     unplugged = tmp_path / "unplugged"
-    two = profile(unplugged_while=str(unplugged)).model_copy(
-        update={
-            "backend": (
-                Candidate(name="fake", device="npu", options={"unplugged_while": str(unplugged)}),
-                Candidate(name="fake", device="cpu", options={"classes": 7}),
-            )
-        }
+    two = replace(
+        profile(),
+        backend=(
+            Candidate(name="fake", device="npu", options={"unplugged_while": str(unplugged)}),
+            Candidate(name="fake", device="cpu", options={"classes": 7}),
+        ),
     )
     model = open_model(open_bundle(fake_bundle()), config(backend="auto"), two)
     store = Kept()

@@ -128,7 +128,7 @@ def open_model(
     def reopen(choice: Choice) -> Choice:
         """The same again and nothing else: decoder and decisions are bound to what was opened first."""
         one = choice.candidate
-        only = profile.model_copy(update={"backend": (one,)})
+        only = replace(profile, backend=(one,))
         return open_backend(
             [choice.artefact],
             bundle.input,
@@ -184,7 +184,7 @@ def logic(name: str, station: StationConfig, width_px: int, height_px: int) -> L
     for line in outside(name, station, width_px, height_px):
         _log.error("%s", line)
     if station.trigger.per == "event":
-        steady = station.steady.model_dump(include={"on_frames", "on_s", "off_frames", "off_s"})
+        steady = station.steady.values(without=("min_frames", "of_frames"))
         events = build_events(station.event_options(width_px, height_px), **steady)
         return Logic(None, _never, events)
     trigger = driver("trigger", station.trigger.driver)(station=name, **station.trigger_options(width_px, height_px))

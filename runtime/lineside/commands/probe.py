@@ -38,9 +38,9 @@ def probe(root: Path = Path("/")) -> dict[str, Any]:
         "profile": {
             "name": matched.name,
             "title": matched.title,
-            "backends": [one.model_dump(mode="json") for one in matched.backend],
-            "thermal": matched.thermal.model_dump(mode="json"),
-            "camera": matched.camera.model_dump(mode="json"),
+            "backends": [asdict(one) for one in matched.backend],
+            "thermal": asdict(matched.thermal),
+            "camera": asdict(matched.camera),
         },
         "thermal": {"state": state, "hottest_c": hottest_c},
         "devices": [asdict(one) for one in present.devices(seen)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -109,7 +110,7 @@ def hide_faces(image: Image, stations: dict[str, StationConfig]) -> Image:
         faces = face_labels(bundle.labels)
         if not station.blurs(bundle.labels) or not faces:
             continue
-        unsure = station.model_copy(update={"min_score": min(FACE_SCORE, station.min_score or 1.0)})
+        unsure = replace(station, min_score=min(FACE_SCORE, station.min_score or 1.0))
         model = open_model(bundle, unsure, match(read()))
         try:
             seen = findings_of(model.see(image), model.labels)

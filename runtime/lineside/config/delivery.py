@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import re
-import ssl
 import string
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from lineside.checked import Check, Is, Table
 
 PLACES = ("site", "line", "station", "kind", "box")  # what a topic template may name
 _BAD = re.compile(r"[+#\x00-\x1f\x7f]")  # wildcards and what no broker takes
 
 
-class JournalConfig(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class JournalConfig(Table):
     """[journal]: the store in which every decision is before it leaves the box."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: Path | None = Field(
-        None, description="SQLite file; default: journal.db in $STATE_DIRECTORY, else in /var/lib/lineside"
-    )
-    durable: bool = Field(
-        True,
-        description="fsync every commit: a power cut loses no published decision; false saves the fsync's time",
-    )
-    cap_mb: int = Field(1024, ge=16, le=1_000_000, description="size at which delivered rows are pruned, oldest first")
+    path: Annotated[
+        Path | None, Is("SQLite file; default: journal.db in $STATE_DIRECTORY, else in /var/lib/lineside")
+    ] = None
+    durable: Annotated[
+        bool, Is("fsync every commit: a power cut loses no published decision; false saves the fsync's time")
+    ] = True
+    cap_mb: Annotated[int, Is("size at which delivered rows are pruned, oldest first", ge=16, le=1_000_000)] = 1024
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of deliver.journal.Journal."""
@@ -42,80 +40,79 @@ class JournalConfig(BaseModel):
         return [*_unreadable("journal.path", self.path)]
 
 
-class TlsConfig(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class TlsConfig(Table):
     """[mqtt.tls]: give ca_file for a private authority; cert_file and key_file where the broker asks who we are."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    ca_file: Annotated[Path | None, Is("PEM; default: the authorities that this machine trusts")] = None
+    cert_file: Annotated[Path | None, Is("PEM of this box's certificate, with its chain")] = None
+    key_file: Annotated[Path | None, Is("PEM of its key, without a passphrase")] = None
 
-    ca_file: Path | None = Field(None, description="PEM; default: the authorities that this machine trusts")
-    cert_file: Path | None = Field(None, description="PEM of this box's certificate, with its chain")
-    key_file: Path | None = Field(None, description="PEM of its key, without a passphrase")
-
-    @model_validator(mode="after")
-    def _pair(self) -> TlsConfig:
+    def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together: give both or neither")
-        return self
 
 
-class MqttConfig(BaseModel):
+def _topic(template: str) -> str:
+    if fault := topic_fault(template):
+        raise ValueError(fault)
+    return template
+
+
+def _topic_level(name: str) -> str:
+    if _BAD.search(name) or "/" in name or not name:
+        raise ValueError("a topic level may hold no + # / and no control character, and not be empty")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class MqttConfig(Table):
     """[mqtt]: the broker that gets every decision, and under which topics."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    host: str = Field(min_length=1, max_length=253, description="name or address of the broker")
-    port: int | None = Field(None, ge=1, le=65535, description="default: 1883, with [mqtt.tls] 8883")
-    protocol: Literal["5", "3.1.1"] = Field(
-        "5", description="prefer 5: on 3.1.1 a broker that forbids a topic does not say so"
-    )
-    box: str | None = Field(None, description="name of this box in its status topic; default: the host name")
-    client_id: str | None = Field(None, min_length=1, max_length=128, description="default: lineside-BOX")
+    host: Annotated[str, Is("name or address of the broker", min_length=1, max_length=253)]
+    port: Annotated[int | None, Is("default: 1883, with [mqtt.tls] 8883", ge=1, le=65535)] = None
+    protocol: Annotated[
+        Literal["5", "3.1.1"], Is("prefer 5: on 3.1.1 a broker that forbids a topic does not say so")
+    ] = "5"
+    box: Annotated[
+        Annotated[str, Check(_topic_level)] | None, Is("name of this box in its status topic; default: the host name")
+    ] = None
+    client_id: Annotated[str | None, Is("default: lineside-BOX", min_length=1, max_length=128)] = None
     username: str | None = None
-    password_file: Path | None = Field(None, description="file whose first line is the password")
+    password_file: Annotated[Path | None, Is("file whose first line is the password")] = None
     tls: TlsConfig | None = None
-    topic: str = Field(
-        "lineside/{site}/{line}/{station}/{kind}",
-        description="of decisions, events and gaps; {kind} is decision, event or gap; backfill adds /backfill",
+    topic: Annotated[
+        str,
+        Check(_topic),
+        Is("of decisions, events and gaps; {kind} is decision, event or gap; backfill adds /backfill"),
+    ] = "lineside/{site}/{line}/{station}/{kind}"
+    status_topic: Annotated[str, Check(_topic), Is("retained; also the last will")] = (
+        "lineside/{site}/{line}/{box}/status"
     )
-    status_topic: str = Field("lineside/{site}/{line}/{box}/status", description="retained; also the last will")
-    keepalive_s: int = Field(15, ge=2, le=3600)
-    inflight: int = Field(32, ge=2, le=1000, description="messages sent and not yet acknowledged")
-    live_max_age_ms: int = Field(
-        5000, ge=100, le=3_600_000, description="an older decision goes to .../backfill, marked late"
+    keepalive_s: Annotated[int, Is(ge=2, le=3600)] = 15
+    inflight: Annotated[int, Is("messages sent and not yet acknowledged", ge=2, le=1000)] = 32
+    live_max_age_ms: Annotated[int, Is("an older decision goes to .../backfill, marked late", ge=100, le=3_600_000)] = (
+        5000
     )
-    live_expiry_s: int | None = Field(
-        None, ge=1, description="MQTT 5 message expiry of live messages: older ones reach nobody, not even late"
-    )
-    backfill_expiry_s: int | None = Field(None, ge=1, description="the same for backfill messages")
-    ack_timeout_s: float = Field(10.0, ge=0.5, le=300, description="without an acknowledgement for so long: reconnect")
-    settle_s: float = Field(
-        2.0,
-        ge=0,
-        le=60,
-        description="what was acknowledged less than this before the connection broke is sent again: "
-        "a broker that crashed may have lost it",
-    )
-    reconnect_min_s: float = Field(0.5, ge=0.05, le=60)
-    reconnect_max_s: float = Field(30.0, ge=0.05, le=3600)
-    heartbeat_s: float = Field(10.0, ge=1, le=3600, description="how often the retained status is published")
+    live_expiry_s: Annotated[
+        int | None, Is("MQTT 5 message expiry of live messages: older ones reach nobody, not even late", ge=1)
+    ] = None
+    backfill_expiry_s: Annotated[int | None, Is("the same for backfill messages", ge=1)] = None
+    ack_timeout_s: Annotated[float, Is("without an acknowledgement for so long: reconnect", ge=0.5, le=300)] = 10.0
+    settle_s: Annotated[
+        float,
+        Is(
+            "what was acknowledged less than this before the connection broke is sent again: "
+            "a broker that crashed may have lost it",
+            ge=0,
+            le=60,
+        ),
+    ] = 2.0
+    reconnect_min_s: Annotated[float, Is(ge=0.05, le=60)] = 0.5
+    reconnect_max_s: Annotated[float, Is(ge=0.05, le=3600)] = 30.0
+    heartbeat_s: Annotated[float, Is("how often the retained status is published", ge=1, le=3600)] = 10.0
 
-    @field_validator("topic", "status_topic")
-    @classmethod
-    def _topic_fits(cls, template: str) -> str:
-        fault = topic_fault(template)
-        if fault:
-            raise ValueError(fault)
-        return template
-
-    @field_validator("box")
-    @classmethod
-    def _box_fits(cls, box: str | None) -> str | None:
-        if box is not None and (_BAD.search(box) or "/" in box or not box):
-            raise ValueError("a topic level may hold no + # / and no control character, and not be empty")
-        return box
-
-    @model_validator(mode="after")
-    def _fits(self) -> MqttConfig:
+    def __post_init__(self) -> None:
         if "{station}" not in self.topic or "{kind}" not in self.topic:
             raise ValueError("topic must name {station} and {kind}: else messages cannot be told apart")
         if "{station}" in self.status_topic or "{kind}" in self.status_topic:
@@ -124,13 +121,12 @@ class MqttConfig(BaseModel):
             raise ValueError("reconnect_max_s must be at least reconnect_min_s")
         if self.password_file is not None and self.username is None:
             raise ValueError("password_file needs a username")
-        return self
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of deliver.mqtt.MqttSink."""
         tls = self.tls
         return {
-            **self.model_dump(exclude={"tls", "port"}),
+            **self.values(without=("tls", "port")),
             "port": self.port or (8883 if tls else 1883),
             "tls": tls is not None,
             "ca_file": tls.ca_file if tls else None,
@@ -185,6 +181,8 @@ def _unreadable(key: str, path: Path) -> list[str]:
 
 
 def _tls_problems(tls: TlsConfig) -> list[str]:
+    import ssl
+
     files = {"ca_file": tls.ca_file, "cert_file": tls.cert_file, "key_file": tls.key_file}
     lines = [line for key, path in files.items() if path for line in _unreadable(f"mqtt.tls.{key}", path)]
     if lines:
@@ -210,6 +208,8 @@ def _tls_problems(tls: TlsConfig) -> list[str]:
 
 
 def _outdated(key: str, path: Path) -> list[str]:
+    import ssl
+
     decode = getattr(getattr(ssl, "_ssl", None), "_test_decode_cert", None)  # the standard library has no public way
     if decode is None:
         return []

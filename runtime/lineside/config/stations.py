@@ -5,56 +5,48 @@ Points are fractions of the picture (0 to 1, origin at the top left), or pixels 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-
+from lineside.checked import Is, Table
 from lineside.config.geometry import Point, check_fractions, in_pixels, polygon_fault
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Score = Annotated[float, Field(ge=0, le=1)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # a name becomes an MQTT topic level, a log field and a file name
+Name = Annotated[str, Is(pattern=NAME_PATTERN)]
+Score = Annotated[float, Is(ge=0, le=1)]
 Verdict: TypeAlias = Literal["reject", "unknown"]
 
 ANOMALY_LABEL = "anomaly"  # what the finding of an anomaly model is called
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TriggerConfig(Strict):
+@dataclass(frozen=True, kw_only=True)
+class TriggerConfig(Table):
     """What is a part: each frame, each object that crosses a line, or nothing (event pipelines)."""
 
-    driver: str = Field(default="free", description="free: needs nothing but the camera")
-    per: Literal["frame", "object", "event"] = Field(
-        default="frame",
-        description="frame: each frame is a part; object: each object that crosses the line; event: no parts",
-    )
-    line: tuple[Point, Point] | None = Field(default=None, description="Two points, fractions of the picture")
-    line_px: tuple[Point, Point] | None = Field(default=None, description="Two points, pixels of the picture")
-    direction: Literal["any", "left", "right", "up", "down", "forward", "backward"] = Field(
-        default="any",
-        description="Which way across the line counts, as seen in the picture; forward: from the left hand to the "
-        "right hand of someone who walks from the first point to the second",
-    )
-    track_labels: tuple[str, ...] = Field(
-        default=(), description="Labels that are parts; empty: all labels of the model"
-    )
-    track_high_score: Score = Field(default=0.4, description="Score from which a box starts a track")
-    track_low_score: Score = Field(default=0.1, description="Score from which a box continues a track")
-    min_hits: int = Field(default=3, ge=1, le=100, description="Frames in which an object must be seen to be a part")
-    max_age_s: float = Field(
-        default=0.5, gt=0, le=60, description="How long an object may be out of sight and stay the same"
-    )
-    max_frames: int = Field(
-        default=100, ge=1, le=10_000, description="Of one part, the newest so many frames are judged"
-    )
+    driver: Annotated[str, Is("free: needs nothing but the camera")] = "free"
+    per: Annotated[
+        Literal["frame", "object", "event"],
+        Is("frame: each frame is a part; object: each object that crosses the line; event: no parts"),
+    ] = "frame"
+    line: Annotated[tuple[Point, Point] | None, Is("Two points, fractions of the picture")] = None
+    line_px: Annotated[tuple[Point, Point] | None, Is("Two points, pixels of the picture")] = None
+    direction: Annotated[
+        Literal["any", "left", "right", "up", "down", "forward", "backward"],
+        Is(
+            "Which way across the line counts, as seen in the picture; forward: from the left hand to the "
+            "right hand of someone who walks from the first point to the second"
+        ),
+    ] = "any"
+    track_labels: Annotated[tuple[str, ...], Is("Labels that are parts; empty: all labels of the model")] = ()
+    track_high_score: Annotated[Score, Is("Score from which a box starts a track")] = 0.4
+    track_low_score: Annotated[Score, Is("Score from which a box continues a track")] = 0.1
+    min_hits: Annotated[int, Is("Frames in which an object must be seen to be a part", ge=1, le=100)] = 3
+    max_age_s: Annotated[float, Is("How long an object may be out of sight and stay the same", gt=0, le=60)] = 0.5
+    max_frames: Annotated[int, Is("Of one part, the newest so many frames are judged", ge=1, le=10_000)] = 100
 
-    @model_validator(mode="after")
-    def _fits(self) -> TriggerConfig:
+    def __post_init__(self) -> None:
         given = [line for line in (self.line, self.line_px) if line is not None]
         if self.per == "object" and len(given) != 1:
             raise ValueError(
@@ -70,17 +62,16 @@ class TriggerConfig(Strict):
             raise ValueError(
                 f"track_low_score = {self.track_low_score} is above track_high_score = {self.track_high_score}"
             )
-        return self
 
 
-class ZoneConfig(Strict):
+@dataclass(frozen=True, kw_only=True)
+class ZoneConfig(Table):
     """A named polygon; its sides don't cross each other."""
 
-    polygon: tuple[Point, ...] | None = Field(default=None, description="Corners in order, fractions of the picture")
-    polygon_px: tuple[Point, ...] | None = Field(default=None, description="Corners in order, pixels of the picture")
+    polygon: Annotated[tuple[Point, ...] | None, Is("Corners in order, fractions of the picture")] = None
+    polygon_px: Annotated[tuple[Point, ...] | None, Is("Corners in order, pixels of the picture")] = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> ZoneConfig:
+    def __post_init__(self) -> None:
         if (self.polygon is None) == (self.polygon_px is None):
             raise ValueError("needs one of polygon (fractions) and polygon_px (pixels), and not both")
         points = self.polygon or self.polygon_px or ()
@@ -88,161 +79,139 @@ class ZoneConfig(Strict):
             check_fractions("polygon", self.polygon)
         if fault := polygon_fault(points):
             raise ValueError(fault)
-        return self
 
     def points_px(self, width_px: int, height_px: int) -> tuple[Point, ...]:
         """The corners in pixels of a picture of that size."""
         return in_pixels(self.polygon, self.polygon_px, width_px, height_px)
 
 
-class _Rule(Strict):
-    name: Name | None = Field(default=None, description="How causes and events call the rule; default: its kind")
-    labels: tuple[str, ...] = Field(default=(), description="Labels that count; empty: all")
-    verdict: Verdict = Field(default="reject", description="What the part becomes where the rule holds")
+@dataclass(frozen=True, kw_only=True)
+class _Rule(Table):
+    name: Annotated[Name | None, Is("How causes and events call the rule; default: its kind")] = None
+    labels: Annotated[tuple[str, ...], Is("Labels that count; empty: all")] = ()
+    verdict: Annotated[Verdict, Is("What the part becomes where the rule holds")] = "reject"
 
     def options(self) -> dict[str, object]:
         """Keyword arguments of the rule's driver; zones are put in by StationConfig.rule_options."""
-        return {"name": self.name or self.kind, **self.model_dump(exclude={"kind", "name", "keep_score"})}  # type: ignore[attr-defined]
+        return {"name": self.name or self.kind, **self.values(without=("kind", "name", "keep_score"))}  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True, kw_only=True)
 class ThresholdConfig(_Rule):
     """Holds where a score is `high` or more; between `low` and `high` the part is unknown."""
 
     kind: Literal["threshold"]
-    high: float = Field(description="Score from which the rule holds; 0 to 1, or the anomaly model's own scale")
-    low: float | None = Field(default=None, description="Score from which the part is unknown; default: high")
-    of: Literal["any", "top"] = Field(
-        default="any", description="any: each finding; top: only the best finding of a frame"
-    )
-    keep_score: float | None = Field(
-        default=None, description="Event pipelines: an open event lasts while the score is above"
-    )
+    high: Annotated[float, Is("Score from which the rule holds; 0 to 1, or the anomaly model's own scale")]
+    low: Annotated[float | None, Is("Score from which the part is unknown; default: high")] = None
+    of: Annotated[Literal["any", "top"], Is("any: each finding; top: only the best finding of a frame")] = "any"
+    keep_score: Annotated[float | None, Is("Event pipelines: an open event lasts while the score is above")] = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> ThresholdConfig:
+    def __post_init__(self) -> None:
         if self.low is not None and self.low > self.high:
             raise ValueError(f"low = {self.low} is above high = {self.high}: want low <= high")
         _keeps("keep_score", self.keep_score, "high", self.high)
-        return self
 
 
+@dataclass(frozen=True, kw_only=True)
 class DefectConfig(_Rule):
     """Holds where a finding of these labels is sure and large enough."""
 
     kind: Literal["defect"]
     min_score: Score = 0.5
-    min_side_px: float = Field(default=0, ge=0, description="Smallest shorter side of the finding's box")
-    min_area_px: float = Field(default=0, ge=0, description="Smallest area of the finding's box, square pixels")
-    keep_score: Score | None = Field(
-        default=None, description="Event pipelines: an open event lasts while the score is above"
-    )
+    min_side_px: Annotated[float, Is("Smallest shorter side of the finding's box", ge=0)] = 0
+    min_area_px: Annotated[float, Is("Smallest area of the finding's box, square pixels", ge=0)] = 0
+    keep_score: Annotated[Score | None, Is("Event pipelines: an open event lasts while the score is above")] = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> DefectConfig:
+    def __post_init__(self) -> None:
         _keeps("keep_score", self.keep_score, "min_score", self.min_score)
-        return self
 
 
+@dataclass(frozen=True, kw_only=True)
 class CountConfig(_Rule):
     """Holds where the number of findings is outside [min_count, max_count]."""
 
     kind: Literal["count"]
-    min_count: int | None = Field(default=None, ge=0)
-    max_count: int | None = Field(default=None, ge=0)
+    min_count: Annotated[int | None, Is(ge=0)] = None
+    max_count: Annotated[int | None, Is(ge=0)] = None
     min_score: Score = 0.5
 
-    @model_validator(mode="after")
-    def _fits(self) -> CountConfig:
+    def __post_init__(self) -> None:
         if self.min_count is None and self.max_count is None:
             raise ValueError("needs min_count, max_count or both: without them the rule can never hold")
         if self.min_count is not None and self.max_count is not None and self.min_count > self.max_count:
             raise ValueError(f"min_count = {self.min_count} is above max_count = {self.max_count}")
-        return self
 
 
+@dataclass(frozen=True, kw_only=True)
 class ZoneRuleConfig(_Rule):
     """Holds while things are in a zone (or missing from it), from `dwell_s` on."""
 
     kind: Literal["zone"]
-    zone: Name = Field(description="A name of [stations.NAME.zones]")
+    zone: Annotated[Name, Is("A name of [stations.NAME.zones]")]
     when: Literal["present", "absent"] = "present"
-    anchor: Literal["centre", "bottom_centre", "overlap"] = Field(
-        default="centre", description="What of a box must be in the zone; overlap: the share min_overlap of its area"
-    )
-    min_overlap: float = Field(default=0.5, gt=0, le=1)
+    anchor: Annotated[
+        Literal["centre", "bottom_centre", "overlap"],
+        Is("What of a box must be in the zone; overlap: the share min_overlap of its area"),
+    ] = "centre"
+    min_overlap: Annotated[float, Is(gt=0, le=1)] = 0.5
     min_score: Score = 0.5
-    min_count: int = Field(default=1, ge=1, description="present: so many at a time; absent: fewer than so many")
-    dwell_s: float = Field(default=0, ge=0)
-    dwell_of: Literal["object", "zone"] = Field(
-        default="object", description="object: each thing by itself must stay; zone: the zone must stay occupied"
-    )
-    keep_score: Score | None = Field(
-        default=None, description="Event pipelines: an open event lasts while the score is above"
-    )
+    min_count: Annotated[int, Is("present: so many at a time; absent: fewer than so many", ge=1)] = 1
+    dwell_s: Annotated[float, Is(ge=0)] = 0
+    dwell_of: Annotated[
+        Literal["object", "zone"], Is("object: each thing by itself must stay; zone: the zone must stay occupied")
+    ] = "object"
+    keep_score: Annotated[Score | None, Is("Event pipelines: an open event lasts while the score is above")] = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> ZoneRuleConfig:
+    def __post_init__(self) -> None:
         _keeps("keep_score", self.keep_score, "min_score", self.min_score)
-        return self
 
 
-RuleConfig = Annotated[ThresholdConfig | DefectConfig | CountConfig | ZoneRuleConfig, Field(discriminator="kind")]
+RuleConfig = Annotated[ThresholdConfig | DefectConfig | CountConfig | ZoneRuleConfig, Is(discriminator="kind")]
 
 
-class SteadyConfig(Strict):
+@dataclass(frozen=True, kw_only=True)
+class SteadyConfig(Table):
     """Debounce: in how many frames a rule must hold before it counts."""
 
-    min_frames: int = Field(default=1, ge=1, description="Parts: a rule must hold in so many frames ...")
-    of_frames: int | None = Field(default=None, ge=1, description="... out of so many in a row; default: of all frames")
-    on_frames: int = Field(default=3, ge=1, description="Events: a rule must hold in so many frames in a row ...")
-    on_s: float = Field(default=0, ge=0, description="... and for so long, before the event starts")
-    off_frames: int = Field(default=3, ge=1, description="Events: a rule must not hold in so many frames in a row ...")
-    off_s: float = Field(default=0.5, ge=0, description="... and for so long, before the event ends")
+    min_frames: Annotated[int, Is("Parts: a rule must hold in so many frames ...", ge=1)] = 1
+    of_frames: Annotated[int | None, Is("... out of so many in a row; default: of all frames", ge=1)] = None
+    on_frames: Annotated[int, Is("Events: a rule must hold in so many frames in a row ...", ge=1)] = 3
+    on_s: Annotated[float, Is("... and for so long, before the event starts", ge=0)] = 0
+    off_frames: Annotated[int, Is("Events: a rule must not hold in so many frames in a row ...", ge=1)] = 3
+    off_s: Annotated[float, Is("... and for so long, before the event ends", ge=0)] = 0.5
 
-    @model_validator(mode="after")
-    def _fits(self) -> SteadyConfig:
+    def __post_init__(self) -> None:
         if self.of_frames is not None and self.of_frames < self.min_frames:
             raise ValueError(f"min_frames = {self.min_frames} of of_frames = {self.of_frames} can never be reached")
-        return self
 
 
-class StationConfig(Strict):
+@dataclass(frozen=True, kw_only=True)
+class StationConfig(Table):
     """One station: a camera's pictures, a model, and what is decided about them."""
 
-    camera: Name = Field(description="A name of [cameras]")
-    bundle: str = Field(min_length=1, description="Folder of the model bundle, or the name of a shipped one")
-    backend: str = Field(
-        default="auto", description="auto: the first of the device profile that fits the bundle and works"
-    )
-    device: str | None = Field(
-        default=None, description='"cpu", "cuda", "npu" ...; default: the backend\'s or the profile\'s'
-    )
-    fallback: tuple[str, ...] = Field(
-        default=(), description='Backends to fall back to, said so: "litert:cpu", "openvino:cpu" ...'
-    )
-    threads: int | None = Field(default=None, ge=1, le=256, description="Default: the profile's")
-    slots: int | None = Field(
-        default=None, ge=1, le=16, description="Frames that are worked on at a time; default: profile's"
-    )
-    min_score: Score | None = Field(default=None, description="Findings below are dropped; default: the bundle's")
-    trigger: TriggerConfig = TriggerConfig()
-    zones: dict[Name, ZoneConfig] = {}
+    camera: Annotated[Name, Is("A name of [cameras]")]
+    bundle: Annotated[str, Is("Folder of the model bundle, or the name of a shipped one", min_length=1)]
+    backend: Annotated[str, Is("auto: the first of the device profile that fits the bundle and works")] = "auto"
+    device: Annotated[str | None, Is('"cpu", "cuda", "npu" ...; default: the backend\'s or the profile\'s')] = None
+    fallback: Annotated[tuple[str, ...], Is('Backends to fall back to, said so: "litert:cpu", "openvino:cpu" ...')] = ()
+    threads: Annotated[int | None, Is("Default: the profile's", ge=1, le=256)] = None
+    slots: Annotated[int | None, Is("Frames that are worked on at a time; default: profile's", ge=1, le=16)] = None
+    min_score: Annotated[Score | None, Is("Findings below are dropped; default: the bundle's")] = None
+    trigger: TriggerConfig = field(default_factory=TriggerConfig)
+    zones: dict[Name, ZoneConfig] = field(default_factory=dict)
     rules: tuple[RuleConfig, ...] = ()
-    steady: SteadyConfig = SteadyConfig()
-    deadline_ms: float | None = Field(
-        default=None, gt=0, description="Capture to decision; a slower decision is marked late"
-    )
-    frames: Literal["freshest", "every"] | None = Field(
-        default=None, description="freshest: skip to the newest frame, counted; every: lose none; default: the camera's"
-    )
-    queue_frames: int = Field(default=64, ge=1, le=10_000, description='Frames that may wait with frames = "every"')
-    blur_faces: bool | None = Field(
-        default=None,
-        description="Blur faces in every stored or published picture; default: where the model finds faces",
-    )
+    steady: SteadyConfig = field(default_factory=SteadyConfig)
+    deadline_ms: Annotated[float | None, Is("Capture to decision; a slower decision is marked late", gt=0)] = None
+    frames: Annotated[
+        Literal["freshest", "every"] | None,
+        Is("freshest: skip to the newest frame, counted; every: lose none; default: the camera's"),
+    ] = None
+    queue_frames: Annotated[int, Is('Frames that may wait with frames = "every"', ge=1, le=10_000)] = 64
+    blur_faces: Annotated[
+        bool | None, Is("Blur faces in every stored or published picture; default: where the model finds faces")
+    ] = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> StationConfig:
+    def __post_init__(self) -> None:
         for position, rule in enumerate(self.rules):
             if isinstance(rule, ZoneRuleConfig) and rule.zone not in self.zones:
                 known = f"[zones] has {', '.join(self.zones)}" if self.zones else "there is no [zones] table: add one"
@@ -266,13 +235,12 @@ class StationConfig(Strict):
                 f'steady.min_frames = {self.steady.min_frames}: with trigger.per = "frame" a part has one frame; '
                 'use 1, or per = "object"'
             )
-        return self
 
     def trigger_options(self, width_px: int, height_px: int) -> dict[str, object]:
         """Keyword arguments of the trigger's driver, beside `station`, for pictures of that size."""
         if self.trigger.per != "object":
             return {"per": self.trigger.per}
-        options = self.trigger.model_dump(exclude={"driver", "line", "line_px"})
+        options = self.trigger.values(without=("driver", "line", "line_px"))
         return options | {"line_px": in_pixels(self.trigger.line, self.trigger.line_px, width_px, height_px)}
 
     def rule_options(self, width_px: int, height_px: int) -> list[tuple[str, dict[str, object]]]:
@@ -360,6 +328,8 @@ def _no_label(path: str, label: str, known: list[str]) -> str:
 
 
 def _meant(name: str, known: Sequence[str] | dict[str, ZoneConfig]) -> str:
+    import difflib
+
     lowered = {key.lower(): key for key in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     return f", did you mean {lowered[near[0]]!r}?" if near else ""

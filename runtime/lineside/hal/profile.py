@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
+from lineside.checked import Is, Table, Unfit, checked
 from lineside.errors import ConfigError
 from lineside.hal.board import Board
 from lineside.resources import shipped
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Match(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Match(Table):
     """Every key that is given must fit; of its values any one. More keys make a closer match."""
 
     arch: tuple[str, ...] = ()
@@ -42,28 +39,28 @@ class Match(_Strict):
         return len(asked) if all(asked) else None
 
 
-class Candidate(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Table):
     """One backend on one device, in the order in which `open_backend` tries them."""
 
     name: str
     device: str = "cpu"
-    threads: Annotated[int, Field(ge=0)] = 0  # of all slots together; 0: every core that the process may use
+    threads: Annotated[int, Is(ge=0)] = 0  # of all slots together; 0: every core that the process may use
     precision: tuple[Literal["int8", "mixed", "fp16", "fp32"], ...] = ("int8", "mixed", "fp16", "fp32")  # best first
-    options: dict[str, bool | int | float | str] = {}
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
 
 
-class Thermal(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Thermal(Table):
     """From `warn_c` on lineside warns, from `critical_c` on it sheds background work."""
 
     zones: tuple[str, ...]  # names of the kernel's thermal zones, with * and ?
-    warn_c: float = Field(gt=0, lt=150)
-    critical_c: float = Field(gt=0, lt=150)
+    warn_c: Annotated[float, Is(gt=0, lt=150)]
+    critical_c: Annotated[float, Is(gt=0, lt=150)]
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def __post_init__(self) -> None:
         if self.warn_c >= self.critical_c:
             raise ValueError(f"warn_c = {self.warn_c} must be below critical_c = {self.critical_c}")
-        return self
 
     def state(
         self, temperatures_c: dict[str, float]
@@ -80,25 +77,27 @@ class Thermal(_Strict):
         return "critical" if hottest >= self.critical_c else "warn" if hottest >= self.warn_c else "ok", hottest
 
 
-class CameraDefaults(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class CameraDefaults(Table):
     """What a camera of `lineside init` starts with on this board."""
 
     driver: str = "v4l2"
-    width_px: Annotated[int, Field(gt=0)] = 1280
-    height_px: Annotated[int, Field(gt=0)] = 720
-    fps: Annotated[float, Field(gt=0)] = 30
+    width_px: Annotated[int, Is(gt=0)] = 1280
+    height_px: Annotated[int, Is(gt=0)] = 720
+    fps: Annotated[float, Is(gt=0)] = 30
     pixel_format: str | None = None
 
 
-class Profile(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Profile(Table):
     """One board. `name` is the file's."""
 
     name: str
     title: str
     match: Match
-    backend: tuple[Candidate, ...] = Field(min_length=1)
+    backend: Annotated[tuple[Candidate, ...], Is(min_length=1)]
     thermal: Thermal
-    camera: CameraDefaults = CameraDefaults()
+    camera: CameraDefaults = field(default_factory=CameraDefaults)
 
 
 GENERIC = Profile(
@@ -113,13 +112,13 @@ GENERIC = Profile(
 def load(path: Path) -> Profile:
     """Raises ConfigError with one line per fault."""
     try:
-        return Profile.model_validate({"name": path.stem, **tomllib.loads(path.read_text())})
+        return checked(Profile, {"name": path.stem, **tomllib.loads(path.read_text())})
     except OSError as error:
         raise ConfigError(f"device profile {path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"device profile {path}: is not valid TOML: {error}") from error
-    except ValidationError as error:
-        lines = (f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}" for fault in error.errors())
+    except Unfit as error:
+        lines = (f"{'.'.join(map(str, fault.path))} = {fault.value!r}: {fault.message}" for fault in error.faults)
         raise ConfigError(*(f"device profile {path}: {line}" for line in lines)) from error
 
 
