@@ -6,18 +6,16 @@ docs/models.md describes the format. A bundle is never written after it is packe
 from __future__ import annotations
 
 import hashlib
-import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineside.errors import ConfigError
 from lineside.records import Artefact, DecodeSettings, InputSpec, ModelRef, Task
-from lineside.registry import names
 from lineside.resources import shipped
+
+if TYPE_CHECKING:
+    from lineside.store.manifest import Manifest
 
 MANIFEST = "model.toml"
 MAX_LABEL_BYTES = 4 << 20
@@ -61,16 +59,15 @@ def open_bundle(path: str | Path) -> Bundle:
 
 def read_bundle(path: str | Path) -> Bundle:
     """Read model.toml and the labels; artefacts must exist but are not hashed. Raises ConfigError."""
+    from lineside.store.manifest import parse
+
     folder = find(path)
+    where = f"bundle {folder}: {MANIFEST}"
     try:
         text = (folder / MANIFEST).read_bytes()
-        manifest = Manifest.model_validate(tomllib.loads(text.decode()))
     except OSError as error:
-        raise ConfigError(f"bundle {folder}: {MANIFEST} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"bundle {folder}: {MANIFEST} is not valid TOML: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(*(f"bundle {folder}: {MANIFEST}: {line}" for line in _lines(error))) from error
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from error
+    manifest = parse(text, where)
     labels, labels_text = _labels(folder, manifest)
     return Bundle(
         folder=folder,
@@ -79,10 +76,13 @@ def read_bundle(path: str | Path) -> Bundle:
         digest="sha256:" + hashlib.sha256(text + b"\0" + labels_text).hexdigest(),
         task=manifest.task,
         decode=manifest.decode.name,
-        settings=DecodeSettings(**manifest.decode.model_dump(exclude={"name"})),
+        settings=DecodeSettings(**manifest.decode.values(without=("name",))),
         labels=labels,
-        input=InputSpec(**manifest.input.model_dump()),
-        artefacts=tuple(_artefact(folder, entry) for entry in manifest.artefact),
+        input=InputSpec(**manifest.input.values()),
+        artefacts=tuple(
+            Artefact(_present(folder, entry.file), entry.format, entry.precision, entry.sha256, entry.layout)
+            for entry in manifest.artefact
+        ),
         licence=manifest.licence,
     )
 
@@ -136,8 +136,9 @@ def artefact_files(path: Path) -> tuple[Path, ...]:
     return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
 
 
-def _artefact(folder: Path, entry: _Artefact) -> Artefact:
-    path = folder / entry.file
+def _present(folder: Path, file: str) -> str:
+    """The absolute path of an artefact whose files are all there, with something in them."""
+    path = folder / file
     for part in artefact_files(path):
         if not part.is_file():
             raise ConfigError(
@@ -146,7 +147,7 @@ def _artefact(folder: Path, entry: _Artefact) -> Artefact:
             )
         if part.stat().st_size == 0:
             raise ConfigError(f"bundle {folder}: artefact file {part.relative_to(folder)} is empty: copy it again")
-    return Artefact(str(path), entry.format, entry.precision, entry.sha256, entry.layout)
+    return str(path)
 
 
 def _labels(folder: Path, manifest: Manifest) -> tuple[tuple[str, ...], bytes]:
@@ -180,125 +181,3 @@ def parse_labels(text: bytes, where: str) -> tuple[str, ...]:
             'write "n/a" for a class that the model does not use'
         )
     return tuple(lines)
-
-
-# --- model.toml ---------------------------------------------------------------------------------------------------
-
-
-def _known_decoder(name: str) -> str:
-    if name not in names("decoder"):
-        raise ValueError(f"unknown; known are {', '.join(names('decoder'))}")
-    return name
-
-
-def _inside(file: str) -> str:
-    path = PurePosixPath(file)
-    if not file or path.is_absolute() or ".." in path.parts:
-        raise ValueError("must be a path inside the bundle's folder")
-    return file
-
-
-FileName = Annotated[str, AfterValidator(_inside)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _Input(_Strict):
-    """The [input] table: InputSpec, and what must hold between its values."""
-
-    width_px: Annotated[int, Field(ge=1, le=8192)] | None = None
-    height_px: Annotated[int, Field(ge=1, le=8192)] | None = None
-    color: Literal["rgb", "bgr", "gray"]
-    layout: Literal["nchw", "nhwc"]
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    resize: Literal["letterbox", "letterbox_top_left", "stretch", "center_crop", "pad"] = "letterbox"
-    pad_value: Annotated[int, Field(ge=0, le=255)] = 114
-    stride_px: Annotated[int, Field(ge=1, le=1024)] = 32
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        channels = (1, 3) if self.color == "gray" else (3,)
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in channels:
-                raise ValueError(f"{name} = {list(values)}: give one value a channel, {channels[0]} for {self.color}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std = {list(self.std)}: must be above 0 (value = (pixel - mean) / std, pixel 0 to 255)")
-        if (self.width_px is None) != (self.height_px is None):
-            raise ValueError("width_px and height_px: give both, or neither for a model that takes any size")
-        if (self.width_px is None) != (self.resize == "pad"):
-            raise ValueError(
-                f'resize = "{self.resize}": "pad" is for models that take any size (no width_px, height_px), '
-                "the others need width_px and height_px"
-            )
-        return self
-
-
-class _Decode(_Strict):
-    """The [decode] table: the decoder's name and DecodeSettings."""
-
-    name: Annotated[str, AfterValidator(_known_decoder)]
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.25
-    nms_iou: Annotated[float, Field(gt=0, le=1)] = 0.45
-    max_findings: Annotated[int, Field(ge=1, le=10_000)] = 100
-    boxes: Literal["auto", "pixels", "unit"] = "auto"
-    scores: Literal["auto", "probability", "logit"] = "auto"
-    threshold: float | None = None
-
-
-class _Artefact(_Strict):
-    """One [[artefact]] table."""
-
-    file: FileName
-    format: Literal["onnx", "openvino", "tflite", "edgetpu"]
-    precision: Literal["int8", "fp16", "fp32", "mixed"]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    layout: Literal["nchw", "nhwc"] | None = None
-
-
-class Manifest(_Strict):
-    """The whole model.toml."""
-
-    format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
-    task: Literal["detect", "classify", "anomaly"]
-    licence: str
-    source: str = ""  # where the model came from, for people
-    labels: FileName | Annotated[tuple[str, ...], Field(min_length=1)]
-    input: _Input
-    decode: _Decode
-    artefact: Annotated[tuple[_Artefact, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _decoder_fits_task(self) -> Self:
-        expected = {"classify": "classify", "anomaly": "anomaly"}.get(self.decode.name, "detect")
-        if self.decode.name in ("classify", "anomaly") and self.task != expected:
-            raise ValueError(f'task = "{self.task}": the decoder {self.decode.name} gives "{expected}"')
-        if self.task != "detect" and self.decode.name not in ("classify", "anomaly"):
-            raise ValueError(f'task = "{self.task}": the decoder {self.decode.name} gives "detect"')
-        return self
-
-
-def _lines(error: ValidationError) -> Sequence[str]:
-    """One line a fault: path = value: what is allowed."""
-    lines: list[str] = []
-    for fault in error.errors(include_url=False):
-        path = ".".join(str(step) for step in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        match fault["type"]:
-            case _ if fault["loc"][:1] == ("labels",):  # one fault for each side of the union
-                if not any(line.startswith("labels") for line in lines):
-                    lines.append("labels: give the name of a file inside the folder, or a list of at least one label")
-            case "missing":
-                lines.append(f"{path}: missing: docs/models.md lists the keys")
-            case "extra_forbidden":
-                lines.append(f"{path}: unknown key: docs/models.md lists the keys")
-            case "value_error" if isinstance(fault["input"], dict):
-                lines.append(f"{path}: {message}" if path else message)
-            case _:
-                lines.append(f"{path} = {fault['input']!r}: {message[:1].lower()}{message[1:]}")
-    return lines
