@@ -144,6 +144,7 @@ def test_a_bundle_that_is_none_is_a_line(capsys: Captured, tmp_path: Path, comma
     ("words", "expected"),
     [
         (["bench", "--frames", "0"], "--frames 0"),
+        (["bench", "--threads", "0"], "--threads 0"),
         (["bench", "--backend", "tensorflow"], "known are"),
         (["bench", "--backend", "fake"], "no bare loop"),
         (["bench", "--video", "/no/such.mp4"], "/no/such.mp4"),

@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.frames < 1:
         raise ConfigError(f"--frames {args.frames}: at least 1")
+    if args.threads is not None and not 1 <= args.threads <= 256:
+        raise ConfigError(f"--threads {args.threads}: 1 to 256")
     result = measure(args.bundle, args.backend, args.threads, args.frames, args.video, _progress)
     if args.json:
         print(json.dumps(result))
