@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -111,6 +110,8 @@ GENERIC = Profile(
 
 def load(path: Path) -> Profile:
     """Raises ConfigError with one line per fault."""
+    import tomllib
+
     try:
         return checked(Profile, {"name": path.stem, **tomllib.loads(path.read_text())})
     except OSError as error:
