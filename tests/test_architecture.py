@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runtime" / "lineside"
 STAGES = {"hal", "cameras", "triggers", "vision", "decide", "deliver", "store"}
 COMMON = {"records", "contracts", "errors", "registry", "resources", "images", "checked"}
-WIRING = {"pipeline", "recipe", "daemon", "cli", "commands"}  # who may know the stages
+WIRING = {"pipeline", "plan", "recipe", "daemon", "cli", "commands"}  # who may know the stages
 VENDORS = {  # import names that only a driver's constructor may ask for, through registry.vendor
     *("onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime", "onnx", "iotcore", "av", "serial", "gi"),
     *("pymodbus", "torch", "tensorflow", "PIL", "psutil"),

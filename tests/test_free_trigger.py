@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lineside.errors import ConfigError
@@ -223,6 +223,7 @@ belts = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(belts)
+@example(Belt(spacing_px=60, step_px=23.0, count=4, skipped_share=0.2, missed_share=0.1, seed=60))
 def test_each_part_on_the_belt_is_announced_exactly_once_and_never_mixed_with_its_neighbour(belt: Belt) -> None:
     free = trigger(direction="right", min_hits=2)
     truth: dict[Box, int] = {}

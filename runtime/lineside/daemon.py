@@ -17,20 +17,18 @@ from lineside import __version__, logs
 from lineside.cameras.capture import Capture, Tap
 from lineside.cameras.orient import Orientation
 from lineside.clock import SystemClock
-from lineside.config import Config, load
+from lineside.config import Config
 from lineside.config.cameras import CameraConfig
 from lineside.config.stations import StationConfig
 from lineside.contracts import Sink
 from lineside.control import ControlServer, default_socket
 from lineside.deliver.journal import Journal
 from lineside.errors import EXIT_CONFIG, ConfigError, LinesideError
-from lineside.hal.board import read
-from lineside.hal.profile import find, match
 from lineside.health import Health
 from lineside.pipeline import Station
+from lineside.plan import Plan
 from lineside.recipe import Model, open_model, recipe_for
 from lineside.registry import driver
-from lineside.store.bundle import open_bundle
 
 _log = logging.getLogger("lineside")
 
@@ -39,19 +37,19 @@ _FINISH_S = 0.6  # a stop finishes the frames in hand within this,
 _FLUSH_S = 1.0  # and delivers what they decided within this: two seconds in all
 _DRAIN_S = 2.0  # after the last clip has ended: so long without one more delivery
 _SWITCH_S = 0.0005  # Python's lock changes hands sooner: a busy thread delays the others by 0.7 instead of 5 ms
+_LINGER_S = 0.05  # a commit at full speed gathers so long: nobody waits for one decision, and commits cost frames
 _STALE_S = 5.0
 _CAMERA_STALE_S = 60.0  # a read that hangs is the capture's own business for so long: it reopens the camera
 _ENGINE_BUILD_S = 1800.0  # TensorRT's first build of an engine takes minutes
 
 
-def run_daemon(path: Path) -> int:
+def run_daemon(plan: Plan) -> int:
     """Run until SIGTERM or SIGINT, or until every clip has ended; the exit status.
 
     Raises ConfigError or DeviceError if it cannot start. 1 if a worker died: systemd starts the daemon again.
     """
-    config = load(path)
-    logs.start(config.daemon.log_level)
-    daemon = Daemon(config)
+    logs.start(plan.config.daemon.log_level)
+    daemon = Daemon(plan)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     return daemon.run()
@@ -60,15 +58,16 @@ def run_daemon(path: Path) -> int:
 class Daemon:
     """Owns every worker of the process. `run` blocks; `stop` may come from a signal handler or another thread."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._config = config = plan.config
         self._clock = SystemClock()
         self._health = Health(self._clock)
         self._stopping = threading.Event()
+        self._is_hurried = all(map(is_hurried, config.cameras.values()))
         self._died: list[Exception] = []
         self._started_ns = self._clock.monotonic_ns()
         self._state_dir, self._cache_dir = state_folder(config), cache_folder(config)
-        self._profile_name = ""
         self._captures: dict[str, Capture] = {}
         self._journal: Journal | None = None
         self._sinks: dict[str, Sink] = {}
@@ -104,7 +103,7 @@ class Daemon:
         return {
             "version": __version__,
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 1),
-            "profile": self._profile_name,
+            "profile": self._plan.profile.name,
             "cameras": {name: dict(capture.status()) for name, capture in self._captures.items()},
             "stations": {name: dict(station.status()) for name, station in self._stations.copy().items()},
             "journal": dict(self._journal.status()) if self._journal else {},
@@ -112,6 +111,10 @@ class Daemon:
             "log_lines_dropped": logs.dropped(),
             "health": dict(self._health.workers()),
         }
+
+    def histograms(self) -> dict[str, dict[str, dict[float, int]]]:
+        """Each station's latencies: who asks twice can tell what came between."""
+        return {name: station.histograms() for name, station in self._stations.copy().items()}
 
     # --- wiring
 
@@ -142,6 +145,7 @@ class Daemon:
             config.journal.path or self._state_dir / "journal.db",
             self._clock,
             **config.journal.options(),
+            linger_s=_LINGER_S if self._is_hurried else 0.0,
             beat=self._health.worker("journal", _STALE_S),
         )
         self._journal.start()
@@ -162,18 +166,16 @@ class Daemon:
     def _open_stations(self, taps: dict[str, Tap]) -> None:
         config, journal = self._config, self._journal
         assert journal is not None
-        profile = find(config.daemon.profile) if config.daemon.profile else match(read())
-        self._profile_name = profile.name
         cv2.setNumThreads(1)  # its pool gains nothing on one resize and fights with the runtime's
         shared: dict[object, Model] = {}
         for name, station in config.stations.items():
-            bundle = open_bundle(station.bundle)
-            throughput = getattr(config.cameras[station.camera], "pace", "real_time") == "max_speed"
+            bundle = self._plan.bundles[name]
+            throughput = is_hurried(config.cameras[station.camera])
             how = (bundle.digest, station.backend, station.device, station.threads, station.slots, station.min_score)
             if (*how, throughput) not in shared:
                 with self._health.long_work("executor", _ENGINE_BUILD_S):
                     shared[(*how, throughput)] = open_model(
-                        bundle, station, profile, throughput=throughput, cache_dir=self._cache_dir
+                        bundle, station, self._plan.profile, throughput=throughput, cache_dir=self._cache_dir
                     )
             model = shared[(*how, throughput)]
             self._stations[name] = Station(
@@ -191,7 +193,9 @@ class Daemon:
     def _start_control(self) -> None:
         path = self._config.daemon.control_socket or default_socket()
         beat = self._health.worker("control", _STALE_S)
-        self._control = ControlServer(path, {"status": lambda _: self.status()}, beat)
+        self._control = ControlServer(
+            path, {"status": lambda _: self.status(), "histograms": lambda _: self.histograms()}, beat
+        )
         self._control.start()
 
     def _start_lanes(self) -> None:
@@ -220,7 +224,8 @@ class Daemon:
         """The main thread's work: READY, then feed the watchdog until there is a reason to stop."""
         gc.collect()
         gc.freeze()  # what is here now stays: later collections need not walk it
-        sys.setswitchinterval(_SWITCH_S)
+        if not self._is_hurried:
+            sys.setswitchinterval(_SWITCH_S)
         self._health.ready()
         _log.info("ready: %s", ", ".join(f"{name} on {s.backend}" for name, s in self._stations.items()))
         while not self._stopping.wait(_TICK_S):
@@ -263,6 +268,11 @@ class Daemon:
             self._control.stop()
         for name, station in self._stations.items():
             _log.info("%s: %s", name, station.summary())
+
+
+def is_hurried(camera: CameraConfig) -> bool:
+    """Its pictures come as fast as they are taken: how many a second matters, not how soon each is decided."""
+    return getattr(camera, "pace", "real_time") == "max_speed"
 
 
 def state_folder(config: Config) -> Path:

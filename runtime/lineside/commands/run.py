@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 
@@ -11,6 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lineside.daemon import run_daemon
+    from lineside.apart import Apart
+    from lineside.plan import make_plan
 
-    return run_daemon(args.config)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the daemon has something to finish
+    plan = Apart(make_plan, args.config)
+
+    from lineside.daemon import run_daemon  # meanwhile: NumPy and OpenCV take as long as the validator
+
+    return run_daemon(plan.result())

@@ -28,6 +28,7 @@ BATCH = 256  # records in one transaction at most
 RECENT = 512  # rows kept in memory for sinks that keep up
 LAZY_S = 0.25  # what was delivered is written with the next records, or after this time without any
 RETRY_MAX_S = 5.0
+_COUNTS = ("commits", "failures", "lost", "pruned", "pruned_undelivered", "bytes")
 CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 log = logging.getLogger(__name__)
@@ -159,10 +160,7 @@ class Journal:
             "committed": self._committed,
             "set_aside": list(self._set_aside),
             "pending": {cursor.sink: cursor.pending() for cursor in self._cursors},
-            **{
-                name: self._counts[name]
-                for name in ("commits", "failures", "lost", "pruned", "pruned_undelivered", "bytes")
-            },
+            **{name: self._counts[name] for name in _COUNTS},
             "checkpoint_failures": self._checkpointer.failures,
         }
 

@@ -20,7 +20,9 @@ Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 _REACH_DIOU = -0.5  # a track of one hit: its next box may be about two and a half box lengths away
-_KEEP_DIOU = -0.15  # a track whose velocity is known: about one box length from the prediction
+_KEEP_DIOU = (
+    0.0  # a track whose velocity is known: three quarters of a box length from the prediction, less than to a neighbour
+)
 _LOW_IOU = 0.2  # a low-score box only continues a track that it clearly overlaps
 _TWIN_IOU = 0.7  # a box on top of a box that is already followed starts no track: two labels for one object
 _MEMORY_HITS = 6  # the filter forgets after about so many frames, so that it follows a belt that stops
@@ -105,10 +107,6 @@ class Tracker:
         certain = known if self._flow is None else np.ones_like(known)
         gate = np.where(certain, _KEEP_DIOU, _REACH_DIOU)[:, None]
         gain = diou - gate
-        if self._flow is not None and not known.all():  # first: the flow; but a new thing may also stand still
-            here = np.concatenate((self._center - self._size * 0.5, self._center + self._size * 0.5), axis=1)
-            resting = overlap(here, found)[1] - _REACH_DIOU
-            gain = np.where(known[:, None], gain, np.where(gain > 0, gain + 1.0, resting * 0.5))
         high = scores >= self.high_score
         gain[:, ~high] = -1.0
         pairs = assign(gain)
