@@ -222,14 +222,16 @@ class Daemon:
 
     def _watch(self) -> None:
         """The main thread's work: READY, then feed the watchdog until there is a reason to stop."""
-        gc.collect()
-        gc.freeze()  # what is here now stays: later collections need not walk it
         if not self._is_hurried:
             sys.setswitchinterval(_SWITCH_S)
         self._health.ready()
         _log.info("ready: %s", ", ".join(f"{name} on {s.backend}" for name, s in self._stations.items()))
         while not self._stopping.wait(_TICK_S):
             self._health.tick()
+            if not gc.isenabled():  # now, and not while the first frame waits
+                gc.collect()
+                gc.freeze()  # what is here stays: later collections need not walk it
+                gc.enable()
             if not any(thread.is_alive() for thread in self._lanes):
                 _log.info("every camera has come to its end")
                 self._drain()

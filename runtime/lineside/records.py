@@ -8,12 +8,13 @@ Times named `_ns` are nanoseconds of the monotonic clock unless the name says `w
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # who only reads configuration and bundles needs no arrays
+    import numpy as np
+    from numpy.typing import NDArray
 
-Image: TypeAlias = NDArray[np.uint8]
+Image: TypeAlias = "NDArray[np.uint8]"
 Box: TypeAlias = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of Frame.image
 Verdict: TypeAlias = Literal["accept", "reject", "unknown"]
 Output: TypeAlias = Literal["accept", "reject", "safe_state", "none"]
@@ -114,10 +115,10 @@ class Tensor:
 
     def real(self, index: Any = ...) -> NDArray[np.float32]:
         """Float32 values of `raw[index]`; a copy where the tensor is quantised, else maybe a view."""
-        picked = self.raw[index]
+        real: NDArray[np.float32] = self.raw[index].astype("float32", copy=False)
         if self.scale == 1.0 and self.zero_point == 0:
-            return np.asarray(picked, dtype=np.float32)
-        return (np.asarray(picked, dtype=np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+            return real
+        return (real - self.zero_point) * self.scale
 
     def level(self, value: float) -> float:
         """The raw level such that `raw >= level` says `real >= value`."""
