@@ -83,16 +83,13 @@ class OrtBackend:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         spec, input = image_input(artefact.path, self.inputs, input)
-        self._names = [output.name for output in self.outputs]
-        self._slots = [_Slot(input, spec) for _ in range(slots)]
+        self._slots = [_Slot(self._session, input, spec, self.outputs) for _ in range(slots)]
 
     def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
-        feed = self._slots[slot].fill(pixels)
         try:
-            outputs = self._session.run(self._names, feed)
+            return self._slots[slot].infer(pixels)
         except Exception as error:  # its error classes share no base
             raise DeviceError(f"onnxruntime: {self.device} failed: {first_line(error)}") from error
-        return tuple(map(Tensor, self._names, outputs))
 
     @staticmethod
     def formats(device: str) -> tuple[str, ...]:
@@ -105,21 +102,44 @@ class OrtBackend:
 
 
 class _Slot:
-    """One input buffer, made again when the canvas changes its size."""
+    """One input buffer, made again when the canvas changes its size, and the outputs where their sizes are known.
 
-    def __init__(self, input: InputSpec, spec: TensorSpec) -> None:
+    The first run of a size has ONNX Runtime make the outputs; later ones write into the same memory, which saves the
+    page faults of fresh memory in every frame (0.1 to 0.3 ms). Outputs of free size are made anew each time.
+    """
+
+    def __init__(self, session: Any, input: InputSpec, spec: TensorSpec, outputs: tuple[TensorSpec, ...]) -> None:
+        self._session = session
         self._writer = PixelWriter(input, spec)
         self._nchw, self._channels = input.layout == "nchw", 1 if input.color == "gray" else 3
         self._name, self._dtype = spec.name, spec.dtype
         self._buffer = np.empty((0, 0, 0, 0), spec.dtype)
+        self._names = [output.name for output in outputs]
+        self._keeps = all(None not in output.shape for output in outputs)
+        self._binding: Any = None
+        self._outputs: tuple[Tensor, ...] = ()
 
-    def fill(self, pixels: Image) -> dict[str, Any]:
+    def infer(self, pixels: Image) -> tuple[Tensor, ...]:
         height, width = pixels.shape[:2]
         shape = (1, self._channels, height, width) if self._nchw else (1, height, width, self._channels)
         if self._buffer.shape != shape:
-            self._buffer = np.empty(shape, self._dtype)
+            self._buffer, self._binding = np.empty(shape, self._dtype), None
         self._writer.write(pixels, self._buffer[0])
-        return {self._name: self._buffer}
+        if self._binding is not None:
+            self._session.run_with_iobinding(self._binding)
+            return self._outputs
+        made = self._session.run(self._names, {self._name: self._buffer})
+        self._outputs = tuple(map(Tensor, self._names, made))
+        if self._keeps and all(array.flags.c_contiguous and array.flags.writeable for array in made):
+            self._bind(made)
+        return self._outputs
+
+    def _bind(self, outputs: list[np.ndarray]) -> None:
+        binding, buffer = self._session.io_binding(), self._buffer
+        binding.bind_input(self._name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        for name, array in zip(self._names, outputs, strict=True):
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._binding = binding
 
 
 def _session_options(ort: Any, threads: int, options: Options) -> Any:
