@@ -254,6 +254,32 @@ def test_a_stop_finishes_the_frame_in_hand_and_takes_no_other(eventually: Callab
     assert len(store.decisions()) == 1
 
 
+def test_a_slow_frame_keeps_no_lane_from_the_next_ones_and_only_so_many_wait(eventually: Callable[..., None]) -> None:
+    go_on, seen = threading.Event(), []
+
+    class Stuck(Uneven):
+        """The first frame is not seen until it is let go."""
+
+        def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+            seen.append(slot)
+            assert pixels.mean() > 256 / BANDS or go_on.wait(10)
+            return super().infer(pixels, slot)
+
+    store = Kept()
+    line = recipe(config(slots=2), lambda: Stuck(1, frozenset()), lanes=2)
+    station = Station("s1", Line(frames(30)), line, store, FakeClock(), lanes=2)
+    thread = threading.Thread(target=run, args=(station,))
+    thread.start()
+    try:
+        eventually(lambda: len(seen) == 5, within_s=10, what="four frames seen beside the first")
+        assert not store.decisions()
+    finally:
+        go_on.set()
+        thread.join(10)
+    assert [decision.part.number for decision in store.decisions()] == list(range(1, 31))
+    assert [d.part.observations[0].frame_number for d in store.decisions()] == list(range(1, 31))
+
+
 EVENT = {
     "trigger": {"per": "event"},
     "rules": [{"kind": "threshold", "name": "bright", "labels": ["band8", "band9"], "high": 0.8}],

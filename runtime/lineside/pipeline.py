@@ -10,8 +10,7 @@ import logging
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -23,6 +22,9 @@ from lineside.records import Change, Decision, Event, Finding, Frame, Observatio
 
 _log = logging.getLogger(__name__)
 
+Seen = tuple[Finding, ...] | DeviceError
+
+_AHEAD = 2  # frames a lane that may wait for an earlier one to be seen
 _TAKE_S = 0.5  # how long a lane waits for a frame before it shows that it is alive
 
 
@@ -54,7 +56,7 @@ class Station:
         self._store = store
         self._clock = clock
         self._intake = threading.Lock()
-        self._turns = _Turns()
+        self._in_order = _InOrder(self._conclude, _AHEAD * lanes)
         self._taken = 0
         self._open_lanes = lanes
         self._stop = threading.Event()
@@ -93,6 +95,8 @@ class Station:
             if not self._intake.acquire(timeout=_TAKE_S):
                 continue  # another lane waits for a frame: a lock is not fair, and this one must show that it is alive
             try:
+                if not self._in_order.has_room(_TAKE_S):
+                    continue
                 frame = self._source.take(_TAKE_S)
                 if not isinstance(frame, Frame):
                     if frame is None:
@@ -102,16 +106,13 @@ class Station:
                 self._taken += 1
             finally:
                 self._intake.release()
-            seen = self._see(frame)
-            with self._turns.take(turn):
-                self._conclude(frame, seen)
+            self._in_order.bring(turn, frame, self._see(frame))
             del frame  # its memory serves the next picture
         with self._intake:
             self._open_lanes -= 1
-            last, turn = self._open_lanes == 0, self._taken
+            last = self._open_lanes == 0
         if last:
-            with self._turns.take(turn):
-                self._finish()
+            self._finish()
 
     def handle(self, frame: Frame) -> None:
         """One frame, start to end, in the caller's thread: what `bench` measures and a single lane does."""
@@ -135,27 +136,28 @@ class Station:
         """The latencies of `status` as they are kept: upper edge in ms -> how many."""
         return {"frame_path_ms": self._path.counts(), "capture_to_decision_ms": self._whole.counts()}
 
-    def _see(self, frame: Frame) -> tuple[Finding, ...] | DeviceError:
+    def _see(self, frame: Frame) -> Seen:
         model = self._recipe.model
         try:
             return findings_of(model.see(frame.image), model.labels)
         except DeviceError as error:
             return error
 
-    def _conclude(self, frame: Frame, seen: tuple[Finding, ...] | DeviceError) -> None:
+    def _conclude(self, frame: Frame, seen: Seen) -> None:
+        logic = self._logic_for(frame)
         self._counts["frames"] += 1
-        recipe = self._recipe
         if isinstance(seen, DeviceError):
             self._device_misses += 1
             self._last_fault = str(seen)
-            trigger = self._logic_for(frame).trigger if recipe.part_per_frame else None
-            if trigger is not None:  # the part was there: it ends in a decision all the same
-                for part in trigger.step(Observation(frame.captured_ns, (), frame.number), frame.captured_wall_ns):
+            if self._recipe.part_per_frame and logic.trigger is not None:
+                # the part was there: it ends in a decision all the same
+                for part in logic.trigger.step(
+                    Observation(frame.captured_ns, (), frame.number), frame.captured_wall_ns
+                ):
                     self._decide(part, Ruling("unknown", f"no model answer: {seen}"), frame)
             return
         self._seen_ns, self._seen_at = frame.captured_ns, self._captured(frame)
         observation = Observation(frame.captured_ns, seen, frame.number)
-        logic = self._logic_for(frame)
         if logic.trigger is not None:
             for part in logic.trigger.step(observation, frame.captured_wall_ns):
                 self._decide(part, logic.judge(part), frame)
@@ -271,21 +273,41 @@ def _added(past: Mapping[str, int], now: Status) -> dict[str, int]:
     return {name: past.get(name, 0) + count for name, count in now.items() if isinstance(count, int)}
 
 
-class _Turns:
-    """Lets threads through in the order of their numbers."""
+class _InOrder:
+    """Concludes frames in the order of their turns, each in the thread that brings the one that was waited for.
 
-    def __init__(self) -> None:
+    Who comes too early leaves its frame here and goes on, as far as there is room: a slow frame delays the decisions
+    after it, and no other work.
+    """
+
+    def __init__(self, conclude: Callable[[Frame, Seen], None], room: int) -> None:
+        self._conclude = conclude
+        self._room = room
+        self._waiting: dict[int, tuple[Frame, Seen]] = {}
         self._next = 0
+        self._busy = False  # a thread concludes: it will find what others bring meanwhile
         self._moved = threading.Condition()
 
-    @contextmanager
-    def take(self, turn: int) -> Iterator[None]:
+    def has_room(self, timeout_s: float) -> bool:
+        """Wait until another frame may be taken; False after the time."""
+        if len(self._waiting) < self._room:
+            return True
         with self._moved:
-            while self._next != turn:
-                self._moved.wait()
-        try:
-            yield
-        finally:
+            return self._moved.wait_for(lambda: len(self._waiting) < self._room, timeout_s)
+
+    def bring(self, turn: int, frame: Frame, seen: Seen) -> None:
+        """Conclude this frame and all that follow it without a gap, or leave it to the thread that closes the gap."""
+        with self._moved:
+            self._waiting[turn] = frame, seen
+            if self._busy:
+                return
+            self._busy = True
+        while True:
             with self._moved:
-                self._next = turn + 1
-                self._moved.notify_all()
+                if self._next not in self._waiting:
+                    self._busy = False
+                    return
+                frame, seen = self._waiting.pop(self._next)
+                self._next += 1
+                self._moved.notify()
+            self._conclude(frame, seen)

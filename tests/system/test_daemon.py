@@ -384,7 +384,7 @@ def test_on_a_full_disk_it_goes_on_deciding_and_loses_nothing(
 def test_status_adds_up_while_it_runs(tmp_path: Path) -> None:
     clip = pictures(tmp_path / "clip", 10)
     with Daemon(tmp_path, toml(tmp_path, clip, camera="loop = true\nfps = 200", station="slots = 2")) as daemon:
-        daemon.ready()
+        until(lambda: daemon.station("s1").get("frames"), what="a frame")
         for _ in range(50):
             shown = daemon.status()
             station, camera = shown["stations"]["s1"], shown["cameras"]["cam"]
