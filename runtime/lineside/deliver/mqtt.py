@@ -139,10 +139,10 @@ class MqttSink:
         while True:
             self._beat()
             with self._lock:
-                if self._finished():
-                    break
                 self._tend()
                 link, wait_s = self._link, self._patience_s(self._work())
+                if self._finished():  # asked last: what the journal holds is known even when the stop comes at once
+                    break
             if link is None:
                 wait(self._wake_fd, wait_s)
                 continue
