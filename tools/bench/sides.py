@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,30 @@ port = {port}
 """
 
 
+class _Arrivals:
+    """Decisions at the subscriber. Waiting sleeps: a poll would disturb what is measured, two threads on two cores."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first_s = 0.0  # time.monotonic()
+        self._moved = threading.Condition()
+
+    def note(self) -> None:
+        with self._moved:
+            self.count += 1
+            self.first_s = self.first_s or time.monotonic()
+            self._moved.notify()
+
+    def wait(self, count: int, within_s: float, daemon: Lineside) -> None:
+        """Until so many came; ends the program if they do not."""
+        deadline = time.monotonic() + within_s
+        with self._moved:
+            while not self._moved.wait_for(lambda: self.count >= count, 1.0):
+                daemon.check_alive()
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"{self.count} of {count} decisions within {within_s:g} s:\n{daemon.log()}")
+
+
 def loops(command: str, case: Case, material: Material, threads: int, frames: int, *words: str) -> dict[str, Any]:
     """One run of tools/loops.py: its JSON object."""
     size = f"{case.net.side_px}x{case.net.side_px}"
@@ -62,19 +87,17 @@ def loops(command: str, case: Case, material: Material, threads: int, frames: in
 
 def paced(case: Case, material: Material, threads: int, frames: int, fps: float) -> dict[str, Any]:
     """The daemon at a steady pace, every decision on its way to a subscriber: path, start, CPU and memory."""
-    arrivals: list[float] = []  # time.monotonic() of each decision at the subscriber
+    arrivals = _Arrivals()
     folder = material.folder / f"run-{time.monotonic_ns()}"
     pace = f'fps = {fps}\nmode = "freshest"'
     with Broker(folder / "broker", *FAST) as broker:
-        decisions = Subscriber(broker.port, "lineside/+/+/bench/decision", lambda _: arrivals.append(time.monotonic()))
+        decisions = Subscriber(broker.port, "lineside/+/+/bench/decision", lambda _: arrivals.note())
         daemon = Lineside(folder, _config(case, material, broker, pace, threads), material.folder / "cache")
         try:
-            until(lambda: len(arrivals) > WARM_UP and daemon.check_alive(), _START_S, f"{case}: {WARM_UP} decisions")
-            before_ms, began, began_cpu_s = daemon.frame_path_ms("bench"), len(arrivals), daemon.cpu_s()
-            until(
-                lambda: len(arrivals) >= began + frames and daemon.check_alive(), 4 * frames / fps, f"{case}: decisions"
-            )
-            spent_s, seen = daemon.cpu_s() - began_cpu_s, len(arrivals) - began
+            arrivals.wait(WARM_UP, _START_S, daemon)
+            before_ms, began, began_cpu_s = daemon.frame_path_ms("bench"), arrivals.count, daemon.cpu_s()
+            arrivals.wait(began + frames, 4 * frames / fps, daemon)
+            spent_s, seen = daemon.cpu_s() - began_cpu_s, arrivals.count - began
             pss_mb, path_ms = daemon.pss_mb(), daemon.frame_path_ms("bench")
         finally:
             daemon.stop()
@@ -86,7 +109,7 @@ def paced(case: Case, material: Material, threads: int, frames: int, fps: float)
         "max_ms": round(quantile(path_ms, 1.0), 4),
         "cpu_ms_per_frame": round(spent_s / seen * 1000, 3),
         "pss_mb": round(pss_mb, 1),
-        "first_decision_s": round(arrivals[0] - daemon.started_s, 3),
+        "first_decision_s": round(arrivals.first_s - daemon.started_s, 3),
         "decisions": path_ms.total(),
     }
 
