@@ -175,7 +175,12 @@ class Daemon:
             if (*how, throughput) not in shared:
                 with self._health.long_work("executor", _ENGINE_BUILD_S):
                     shared[(*how, throughput)] = open_model(
-                        bundle, station, self._plan.profile, throughput=throughput, cache_dir=self._cache_dir
+                        bundle,
+                        station,
+                        self._plan.profile,
+                        throughput=throughput,
+                        alone=len(config.stations) == 1,
+                        cache_dir=self._cache_dir,
                     )
             model = shared[(*how, throughput)]
             self._stations[name] = Station(

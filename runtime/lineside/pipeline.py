@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -90,6 +91,11 @@ class Station:
 
     def run_lane(self, beat: Beat) -> None:
         """Until stopped or the source has ended: take a frame, see it, conclude in the frames' order."""
+        cores = self._recipe.model.cores
+        with cores.taken() if cores else nullcontext():
+            self._run_lane(beat)
+
+    def _run_lane(self, beat: Beat) -> None:
         while not self._stop.is_set():
             beat()
             if not self._intake.acquire(timeout=_TAKE_S):
@@ -120,8 +126,12 @@ class Station:
 
     def status(self) -> Status:
         trigger = self._logic[2].trigger if self._logic else None
+        for _ in range(10):  # without a frame in between, so that the counts add up; a lock would cost each frame
+            counts, parts = self._counts.copy(), trigger.status() if trigger else {}
+            if counts == self._counts:
+                break
         return {
-            **self._counts,
+            **counts,
             "frames_without_device": self._device_misses,
             "last_error": self._last_fault,
             "model": f"{self._recipe.model.ref.name} {self._recipe.model.ref.version}",
@@ -129,7 +139,7 @@ class Station:
             "device": dict(self._recipe.model.executor.status()),
             "frame_path_ms": self._path.summary(),
             "capture_to_decision_ms": self._whole.summary(),
-            **({"trigger": _added(self._past_trigger, trigger.status())} if trigger else {}),
+            **({"trigger": _added(self._past_trigger, parts)} if trigger else {}),
         }
 
     def histograms(self) -> dict[str, dict[float, int]]:

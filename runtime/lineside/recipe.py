@@ -19,6 +19,7 @@ from lineside.decide.steady import Steady, build_events, build_rules, judge
 from lineside.errors import ConfigError
 from lineside.hal.board import allowed_cores
 from lineside.hal.choose import Choice, open_backend
+from lineside.hal.cores import Cores
 from lineside.hal.executor import Executor
 from lineside.hal.profile import Profile
 from lineside.records import Artefact, Classification, Finding, Image, ModelRef, Part, Ruling, Seen, Task
@@ -48,6 +49,7 @@ class Model:
     executor: Executor
     prepare: Prepare
     decoder: Decoder
+    cores: Cores | None = None  # None: the kernel places every thread
 
     def see(self, image: Image) -> Seen:
         """One frame's findings: after(infer(before(image))). Raises DeviceError."""
@@ -96,19 +98,25 @@ def open_model(
     profile: Profile,
     *,
     throughput: bool = False,
+    alone: bool = False,
     cache_dir: Path | None = None,
 ) -> Model:
     """Open a bundle on a device as the station asks, check that its outputs fit the decoder, and warm it up.
 
     `throughput` gives every core a slot of its own instead of all cores to one frame: more frames a second, each later.
+    `alone`: no other model runs beside it, so that its threads may have cores of their own.
     Raises ConfigError (the bundle or the choice is wrong) or DeviceError (the device is absent or refuses).
     """
     cores = allowed_cores()
     slots = station.slots or (min(cores, _MOST_SLOTS) if throughput else 1)
     threads = station.threads or (max(1, cores // slots) if slots > 1 else 0)
     first: list[Choice] = []
+    place = Cores() if alone and slots == 1 else None
 
     def open_() -> Backend:
+        return place.open(choose) if place else choose()
+
+    def choose() -> Backend:
         if first:
             return reopen(first[0]).backend
         choice = open_backend(
@@ -158,6 +166,7 @@ def open_model(
             executor,
             prepare,
             decoder,
+            place,
         )
         model.warm()
     except ConfigError as error:

@@ -47,6 +47,7 @@ class OrtBackend:
     """
 
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    computes_in_caller: ClassVar[bool] = True  # beside its workers
 
     def __init__(
         self,
