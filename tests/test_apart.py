@@ -71,13 +71,26 @@ def test_a_child_that_is_killed_is_an_error_and_no_wait_without_end() -> None:
     program = """
         import os, signal
         from lineside.apart import Apart
+        from lineside.errors import DeviceError
 
         try:
             Apart(lambda: os.kill(os.getpid(), signal.SIGKILL)).result()
-        except ChildProcessError as error:
+        except DeviceError as error:
             print(error)
     """
     assert "without an answer" in alone(program)
+
+
+def test_where_no_other_process_may_start_it_runs_here() -> None:
+    program = """
+        import os, resource
+        from lineside.apart import Apart
+
+        os.setuid(65534) if os.geteuid() == 0 else None  # root may always fork
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        print(Apart(os.getpid).result() == os.getpid())
+    """
+    assert alone(program).strip() == "True"
 
 
 def test_beside_other_threads_nothing_is_forked() -> None:

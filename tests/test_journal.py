@@ -69,6 +69,22 @@ def test_records_that_were_put_before_the_start_are_committed_too(tmp_path: Path
     early.stop()
 
 
+def test_a_commit_that_lingers_gathers_records_and_hurries_when_somebody_waits(
+    tmp_path: Path, eventually: Eventually
+) -> None:
+    opened = journal(tmp_path, linger_s=60.0)
+    opened.put(decision(1))
+    eventually(lambda: opened._taken == 1, within_s=10, what="the first is taken")
+    for number in range(2, 6):
+        opened.put(decision(number))
+    assert opened.status()["committed"] == 0
+    assert opened.flush(10), "it lingered although somebody waits"
+    assert (opened.status()["committed"], opened.status()["commits"]) == (5, 1)
+    opened.put(decision(6))
+    opened.stop(10)
+    assert opened.status()["committed"] == 6
+
+
 def test_many_threads_put_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     opened = journal(tmp_path, durable=False)
 

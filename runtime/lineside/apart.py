@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, ParamSpec, TypeVar
 
+from lineside.errors import DeviceError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -15,8 +17,8 @@ T = TypeVar("T")
 class Apart(Generic[T]):
     """Starts at once, beside the caller; `result` waits. For a process that has no other thread yet.
 
-    With other threads about, a fork is unsafe: the function then runs here, in the constructor. Result and exceptions
-    are pickled on the way.
+    With other threads about, a fork is unsafe: the function then runs here, in the constructor, as it does where the
+    system has no room for another process. Result and exceptions are pickled on the way.
     """
 
     def __init__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -26,7 +28,13 @@ class Apart(Generic[T]):
             self._answer = _call(lambda: function(*args, **kwargs))
             return
         self._from, to = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(self._from)
+            os.close(to)
+            self._answer = _call(lambda: function(*args, **kwargs))
+            return
         if self._pid == 0:
             try:
                 with open(to, "wb") as pipe:
@@ -36,14 +44,17 @@ class Apart(Generic[T]):
         os.close(to)
 
     def result(self) -> T:
-        """What the function returned; raises what it raised. ChildProcessError if the child was killed."""
+        """What the function returned; raises what it raised. DeviceError if the child was killed."""
         if self._pid is not None:
             with open(self._from, "rb") as pipe:
                 self._answer = pipe.read()
             _, ended = os.waitpid(self._pid, 0)
             self._pid = None
             if not self._answer:
-                raise ChildProcessError(f"the child ended without an answer (wait status {ended})")
+                raise DeviceError(
+                    f"a child process of lineside ended without an answer (wait status {ended}): "
+                    "where the system killed it, it says so: look for 'out of memory' in `journalctl -k`"
+                )
         error, value = pickle.loads(self._answer)
         if error is not None:
             raise error

@@ -23,7 +23,7 @@ from lineside.records import Change, Decision, Event, Finding, Frame, Observatio
 
 _log = logging.getLogger(__name__)
 
-Seen = tuple[Finding, ...] | DeviceError
+Answer = tuple[Finding, ...] | DeviceError
 
 _AHEAD = 2  # frames a lane that may wait for an earlier one to be seen
 _TAKE_S = 0.5  # how long a lane waits for a frame before it shows that it is alive
@@ -146,14 +146,14 @@ class Station:
         """The latencies of `status` as they are kept: upper edge in ms -> how many."""
         return {"frame_path_ms": self._path.counts(), "capture_to_decision_ms": self._whole.counts()}
 
-    def _see(self, frame: Frame) -> Seen:
+    def _see(self, frame: Frame) -> Answer:
         model = self._recipe.model
         try:
             return findings_of(model.see(frame.image), model.labels)
         except DeviceError as error:
             return error
 
-    def _conclude(self, frame: Frame, seen: Seen) -> None:
+    def _conclude(self, frame: Frame, seen: Answer) -> None:
         logic = self._logic_for(frame)
         self._counts["frames"] += 1
         if isinstance(seen, DeviceError):
@@ -290,10 +290,10 @@ class _InOrder:
     after it, and no other work.
     """
 
-    def __init__(self, conclude: Callable[[Frame, Seen], None], room: int) -> None:
+    def __init__(self, conclude: Callable[[Frame, Answer], None], room: int) -> None:
         self._conclude = conclude
         self._room = room
-        self._waiting: dict[int, tuple[Frame, Seen]] = {}
+        self._waiting: dict[int, tuple[Frame, Answer]] = {}
         self._next = 0
         self._busy = False  # a thread concludes: it will find what others bring meanwhile
         self._moved = threading.Condition()
@@ -305,7 +305,7 @@ class _InOrder:
         with self._moved:
             return self._moved.wait_for(lambda: len(self._waiting) < self._room, timeout_s)
 
-    def bring(self, turn: int, frame: Frame, seen: Seen) -> None:
+    def bring(self, turn: int, frame: Frame, seen: Answer) -> None:
         """Conclude this frame and all that follow it without a gap, or leave it to the thread that closes the gap."""
         with self._moved:
             self._waiting[turn] = frame, seen

@@ -25,7 +25,7 @@ class Cores:
         """Open a backend, and place the threads that it starts if it computes in the caller's thread, too."""
         if len(self._all) < 2:
             return make()
-        os.sched_setaffinity(0, self._all)  # a thread that reopens was started by one that has its core
+        _place(0, self._all)  # a thread that reopens was started by one that has its core
         before = _threads()
         backend = make()
         workers = _threads() - before
@@ -54,5 +54,5 @@ def _threads() -> set[int]:
 def _place(thread: int, cores: set[int]) -> None:
     try:
         os.sched_setaffinity(thread, cores)
-    except OSError:  # the thread has ended, or the kernel gave the cores to somebody else
+    except OSError:  # the thread has ended, or a sandbox forbids it: the kernel goes on placing it
         return
