@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lineside.cameras import ffmpeg
+
 ROOT = Path(__file__).resolve().parents[1]
+
+ffmpeg.prepare()  # as every camera does: FFmpeg reads its log level once, whichever test opens the first video
 
 
 def data_folder() -> Path:

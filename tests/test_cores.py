@@ -72,6 +72,18 @@ def test_a_runtime_opened_again_by_a_thread_that_has_its_core_is_placed_anew(run
     assert second.cores() == first.cores() == [ALL - {cores.lane}] * (len(ALL) - 1)
 
 
+def test_given_up_it_places_no_thread_any_more(runtimes: list[Runtime]) -> None:
+    first, second = Runtime(len(ALL) - 1), Runtime(len(ALL) - 1)
+    runtimes += [first, second]
+    cores = Cores()
+    cores.open(first.open)
+    cores.give_up()
+    cores.open(second.open)
+    assert [*first.cores(), *second.cores()] == [ALL] * (2 * len(ALL) - 2)
+    with cores.taken():
+        assert os.sched_getaffinity(0) == ALL
+
+
 @pytest.mark.parametrize(
     ("workers", "in_caller"), [(0, True), (len(ALL), False)], ids=["one thread", "workers do it all"]
 )

@@ -65,7 +65,7 @@ def test_the_windows_edges_are_the_frames_edges(mode: str, width: int, height: i
 @pytest.mark.parametrize("size", [(1080, 1920), (480, 640), (333, 77), (1, 1), (20_000, 3)])
 def test_the_picture_lies_where_the_placement_says(mode: str, size: tuple[int, int]) -> None:
     height, width = size
-    canvas, placement = Prepare(spec(mode, 320, 240, pad_value=9)).put(ramp(height, width))
+    canvas, placement, _ = Prepare(spec(mode, 320, 240, pad_value=9)).put(ramp(height, width))
     assert canvas.shape == (240, 320, 3)
     for row in range(0, 240, 7):
         for column in range(0, 320, 7):
@@ -82,10 +82,10 @@ def test_the_picture_lies_where_the_placement_says(mode: str, size: tuple[int, i
 def test_a_canvas_is_reused_and_its_bars_are_filled_again_when_the_frame_size_changes() -> None:
     prepare = Prepare(spec("letterbox", 64, 64, pad_value=114))
     wide = np.full((20, 40, 3), 255, np.uint8)
-    first, _ = prepare.put(wide)
-    second, _ = prepare.put(wide)
+    first, _, _ = prepare.put(wide)
+    second, _, _ = prepare.put(wide)
     assert first is second
-    tall, _ = prepare.put(np.full((40, 20, 3), 255, np.uint8))
+    tall, _, _ = prepare.put(np.full((40, 20, 3), 255, np.uint8))
     assert (tall[:, :16] == 114).all()
     assert (tall[:, 16:48] == 255).all()
     assert (tall[:, 48:] == 114).all()
@@ -93,22 +93,22 @@ def test_a_canvas_is_reused_and_its_bars_are_filled_again_when_the_frame_size_ch
 
 def test_slots_do_not_share_a_canvas() -> None:
     prepare = Prepare(spec("letterbox", 32, 32), slots=2)
-    white, _ = prepare.put(np.full((8, 16, 3), 255, np.uint8), slot=0)
-    black, _ = prepare.put(np.zeros((8, 16, 3), np.uint8), slot=1)
+    white, _, _ = prepare.put(np.full((8, 16, 3), 255, np.uint8), slot=0)
+    black, _, _ = prepare.put(np.zeros((8, 16, 3), np.uint8), slot=1)
     assert (white[8:24] == 255).all()
     assert (black[8:24] == 0).all()
 
 
 def test_a_frame_of_the_canvas_size_is_not_copied() -> None:
     image = ramp(32, 32)
-    canvas, placement = Prepare(spec("letterbox", 32, 32)).put(image)
+    canvas, placement, _ = Prepare(spec("letterbox", 32, 32)).put(image)
     assert canvas is image
     assert (placement.scale_x, placement.left_px) == (1.0, 0.0)
 
 
 def test_a_model_of_any_size_gets_the_frame_padded_to_its_stride() -> None:
     image = ramp(33, 64)
-    canvas, placement = Prepare(spec("pad", None, None, pad_value=7)).put(image)
+    canvas, placement, _ = Prepare(spec("pad", None, None, pad_value=7)).put(image)
     assert canvas.shape == (64, 64, 3)
     assert np.array_equal(canvas[:33], image)
     assert (canvas[33:] == 7).all()

@@ -23,17 +23,22 @@ def read_image(path: str | Path) -> Image:
     Grey becomes three equal channels, alpha is dropped, CMYK is converted, 16 bit is scaled to 8. Raises ConfigError
     for a file that is absent, empty, no picture, cut short or larger than MAX_PIXELS.
     """
-    import cv2  # here: 0.1 s that commands without pictures need not pay
-
     try:
-        packed = np.fromfile(path, dtype=np.uint8)
+        packed = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"image {path}: cannot be read: {error.strerror}: check path and permissions") from error
-    if packed.size == 0:
+    return decode(packed, str(path))
+
+
+def decode(packed: bytes, path: str) -> Image:
+    """The same for the bytes of a file; `path` is how an error calls it."""
+    import cv2  # here: 0.1 s that commands without pictures need not pay
+
+    if not packed:
         raise ConfigError(f"image {path}: the file is empty: copy it again")
-    _check(str(path), packed.tobytes())
+    _check(path, packed)
     try:
-        pixels = cv2.imdecode(packed, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        pixels = cv2.imdecode(np.frombuffer(packed, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:  # its size limits (OPENCV_IO_MAX_IMAGE_PIXELS, _WIDTH, _HEIGHT), or no memory
         raise ConfigError(f"image {path}: OpenCV refuses it ({error.err or error}): make it smaller") from error
     if pixels is None:

@@ -146,6 +146,25 @@ def test_outputs_are_those_of_the_bare_runtime(name: str, key: str, data: Path) 
     backend.close()
 
 
+@pytest.mark.parametrize(("name", "key"), RUNS)
+def test_a_window_of_a_canvas_gives_what_the_whole_canvas_gives(name: str, key: str, data: Path) -> None:
+    model = MODELS[key]
+    height, width = model.size()
+    rows, columns = window = (slice(height // 4, height - height // 4), slice(3, width))
+    kept, whole = opened(name, model, data), opened(name, model, data)
+    for first in (canvas(height, width), canvas(height, width, seed=1)):  # a second canvas: all of it is new
+        own = first.copy()
+        for seed in range(2, 5):
+            own[rows, columns] = canvas(height, width, seed=seed)[rows, columns]
+            for got, wanted in zip(kept.infer(own, 0, window), whole.infer(own.copy()), strict=True):
+                np.testing.assert_allclose(got.raw, wanted.raw, rtol=1e-5, atol=1e-5)
+    own[:] = first[::-1]
+    for got, wanted in zip(kept.infer(own), whole.infer(own.copy()), strict=True):
+        np.testing.assert_allclose(got.raw, wanted.raw, rtol=1e-5, atol=1e-5)
+    kept.close()
+    whole.close()
+
+
 @pytest.mark.parametrize(("name", "key"), [run for run in RUNS if run[1].endswith(("quant", "int8"))])
 def test_a_quantised_output_carries_the_scale_that_the_model_file_states(name: str, key: str, data: Path) -> None:
     model = MODELS[key]

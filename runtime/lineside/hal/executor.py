@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from lineside.contracts import Backend, Clock, Status
 from lineside.errors import ConfigError, DeviceError
-from lineside.records import Image, Tensor
+from lineside.records import Image, Tensor, Window
 
 
 class Executor:
@@ -59,7 +59,7 @@ class Executor:
         finally:
             self._release(number)
 
-    def infer(self, pixels: Image, slot: int) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, slot: int, window: Window | None = None) -> tuple[Tensor, ...]:
         """Run the model. Raises DeviceError at once while the device is down; reopening goes on behind it.
 
         A fault of a driver, neither DeviceError nor ConfigError, ends reopening and is raised here, in a worker.
@@ -70,7 +70,7 @@ class Executor:
         if backend is None:
             raise DeviceError(f"device is down ({self._fault}); lineside keeps reopening it")
         try:
-            return backend.infer(pixels, slot)
+            return backend.infer(pixels, slot, window)
         except DeviceError as error:
             self._failed(backend, str(error))
             raise

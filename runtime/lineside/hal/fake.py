@@ -11,7 +11,7 @@ import numpy as np
 
 from lineside.errors import ConfigError, DeviceError
 from lineside.hal.artefact import Options, take
-from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
+from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec, Window
 
 FORMATS = ("onnx", "openvino", "tflite", "edgetpu")
 DEVICES = ("cpu",)
@@ -58,7 +58,7 @@ class FakeBackend:
         self.outputs = (TensorSpec("brightness", (1, self._classes), "float32"),)
         self._buffers = [np.empty((1, self._classes), np.float32) for _ in range(slots)]
 
-    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         self._check_plugged()
         with self._lock:
             if self._left == 0:

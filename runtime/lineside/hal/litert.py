@@ -18,7 +18,7 @@ from lineside.hal.board import allowed_cores
 from lineside.hal.litert_gpu import GpuModel, GpuSlot
 from lineside.hal.pixels import PixelWriter
 from lineside.hal.tflite import EDGETPU_OPERATOR, read_tflite
-from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
+from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec, Window
 from lineside.registry import vendor
 
 FORMATS = ("tflite", "edgetpu")
@@ -37,6 +37,7 @@ class LiteRtBackend:
     """
 
     packages: ClassVar[tuple[str, ...]] = _PACKAGES
+    computes_in_caller: ClassVar[bool] = True  # beside its workers
 
     def __init__(
         self,
@@ -72,9 +73,9 @@ class LiteRtBackend:
                 self._slots.append(_Slot(_open(package, artefact, each, delegates), artefact, input))
         self.inputs, self.outputs = self._slots[0].inputs, self._slots[0].outputs
 
-    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         try:
-            return self._slots[slot].infer(pixels)
+            return self._slots[slot].infer(pixels, window)
         except (RuntimeError, ValueError) as error:
             raise DeviceError(f"litert: {self.device} failed: {first_line(error)}") from error
 
@@ -104,10 +105,10 @@ class _Slot:
         self._reads = [interpreter.tensor(detail["index"]) for detail in given]
         self._buffers = [np.empty(0, spec.dtype) for spec in self.outputs]
 
-    def infer(self, pixels: Image) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, window: Window | None) -> tuple[Tensor, ...]:
         if pixels.shape[:2] != self._size:
             self._resize(pixels.shape[0], pixels.shape[1])
-        self._writer.write(pixels, self._input()[0])
+        self._writer.write(pixels, self._input()[0], window)
         self._interpreter.invoke()
         return tuple(self._read(number, spec) for number, spec in enumerate(self.outputs))
 

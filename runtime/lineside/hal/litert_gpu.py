@@ -11,7 +11,7 @@ from lineside.errors import DeviceError
 from lineside.hal.artefact import first_line, image_input
 from lineside.hal.pixels import PixelWriter
 from lineside.hal.tflite import read_tflite
-from lineside.records import Artefact, Image, InputSpec, Tensor
+from lineside.records import Artefact, Image, InputSpec, Tensor, Window
 from lineside.registry import vendor
 
 _REMEDY = "it needs a GPU with a Vulkan driver (`vulkaninfo` shows it; mesa-vulkan-drivers) and /dev/dri/renderD128"
@@ -50,8 +50,8 @@ class GpuSlot:
         self._order = [order[output.name] for output in self.outputs]
         self._shapes = [tuple(buffer.get_tensor_details()["shape"]) for buffer in self._outputs]
 
-    def infer(self, pixels: Image) -> tuple[Tensor, ...]:
-        self._writer.write(pixels, self._canvas[0])
+    def infer(self, pixels: Image, window: Window | None) -> tuple[Tensor, ...]:
+        self._writer.write(pixels, self._canvas[0], window)
         with self._model.lock:
             self._inputs[0].write(self._canvas)
             self._model.vendor_model.run_by_index(0, self._inputs, self._outputs)

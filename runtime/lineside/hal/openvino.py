@@ -16,7 +16,7 @@ from lineside.hal.board import allowed_cores
 from lineside.hal.openvino_cache import Compiled, kept_at, load, save
 from lineside.hal.pixels import PixelWriter, per_channel
 from lineside.hal.tflite import read_tflite
-from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
+from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec, Window
 from lineside.registry import vendor
 
 FORMATS = ("openvino", "onnx", "tflite")
@@ -79,9 +79,9 @@ class OpenVinoBackend:
             _Slot(ov, compiled.model.create_infer_request(), input, spec, self.outputs) for _ in range(slots)
         ]
 
-    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         try:
-            return self._slots[slot].infer(pixels)
+            return self._slots[slot].infer(pixels, window)
         except RuntimeError as error:
             raise DeviceError(f"openvino: {self.device} failed: {first_line(error)}") from error
 
@@ -112,27 +112,35 @@ class _Slot:
         self._nchw = input.layout == "nchw" and not folded
         self._channels, self._dtype = 1 if input.color == "gray" else 3, "uint8" if folded else spec.dtype
         self._buffer = np.empty((0, 0, 0, 0), self._dtype)
+        self._canvas: Image | None = None  # the request reads its memory
+        self._keeps = all(None not in output.shape for output in outputs)
+        self._made: tuple[Tensor, ...] = ()
 
-    def infer(self, pixels: Image) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, window: Window | None) -> tuple[Tensor, ...]:
         if self._writer is None:
-            canvas = np.ascontiguousarray(pixels)
-            self._request.set_input_tensor(self._tensor(canvas[None], shared_memory=True))
+            if window is None or pixels is not self._canvas:
+                canvas = np.ascontiguousarray(pixels)
+                self._request.set_input_tensor(self._tensor(canvas[None], shared_memory=True))
+                self._canvas = pixels if window is not None and canvas is pixels else None
         else:
-            self._write(pixels)
-        self._request.infer(share_outputs=True)
-        return tuple(
-            Tensor(spec.name, self._request.get_output_tensor(number).data, spec.scale, spec.zero_point)
-            for number, spec in enumerate(self._outputs)
-        )
+            self._write(pixels, window)
+        self._request.start_async()  # infer() would make a dictionary of the results
+        self._request.wait()
+        if not self._made or not self._keeps:
+            self._made = tuple(
+                Tensor(spec.name, self._request.get_output_tensor(number).data, spec.scale, spec.zero_point)
+                for number, spec in enumerate(self._outputs)
+            )
+        return self._made
 
-    def _write(self, pixels: Image) -> None:
+    def _write(self, pixels: Image, window: Window | None) -> None:
         height, width = pixels.shape[:2]
         shape = (1, self._channels, height, width) if self._nchw else (1, height, width, self._channels)
         if self._buffer.shape != shape:
             self._buffer = np.empty(shape, self._dtype)
             self._request.set_input_tensor(self._tensor(self._buffer, shared_memory=True))
         assert self._writer is not None
-        self._writer.write(pixels, self._buffer[0])
+        self._writer.write(pixels, self._buffer[0], window)
 
 
 def _writer(input: InputSpec, spec: TensorSpec, *, folded: bool) -> PixelWriter:

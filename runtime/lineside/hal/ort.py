@@ -15,7 +15,7 @@ from lineside.errors import ConfigError, DeviceError
 from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable, with_one
 from lineside.hal.board import allowed_cores
 from lineside.hal.pixels import PixelWriter
-from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec
+from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec, Window
 from lineside.registry import vendor
 
 FORMATS = ("onnx",)
@@ -86,9 +86,9 @@ class OrtBackend:
         spec, input = image_input(artefact.path, self.inputs, input)
         self._slots = [_Slot(self._session, input, spec, self.outputs) for _ in range(slots)]
 
-    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         try:
-            return self._slots[slot].infer(pixels)
+            return self._slots[slot].infer(pixels, window)
         except Exception as error:  # its error classes share no base
             raise DeviceError(f"onnxruntime: {self.device} failed: {first_line(error)}") from error
 
@@ -120,12 +120,12 @@ class _Slot:
         self._binding: Any = None
         self._outputs: tuple[Tensor, ...] = ()
 
-    def infer(self, pixels: Image) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, window: Window | None) -> tuple[Tensor, ...]:
         height, width = pixels.shape[:2]
         shape = (1, self._channels, height, width) if self._nchw else (1, height, width, self._channels)
         if self._buffer.shape != shape:
             self._buffer, self._binding = np.empty(shape, self._dtype), None
-        self._writer.write(pixels, self._buffer[0])
+        self._writer.write(pixels, self._buffer[0], window)
         if self._binding is not None:
             self._session.run_with_iobinding(self._binding)
             return self._outputs

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lineside.errors import ConfigError
-from lineside.records import Image, InputSpec, TensorSpec
+from lineside.records import Image, InputSpec, TensorSpec, Window
 
 Array = NDArray[Any]
 _FLOATS = ("float32", "float16")
@@ -40,13 +40,17 @@ def per_channel(input: InputSpec) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 class PixelWriter:
-    """Writes canvases into one slot's input buffer. Not for two threads at once: it owns scratch planes."""
+    """Writes canvases into one slot's input buffer. Not for two threads at once: it owns scratch planes.
+
+    Of a canvas that it has written before, into the same memory, it writes only the window that the frame fills.
+    """
 
     def __init__(self, input: InputSpec, spec: TensorSpec) -> None:
         self._color = input.color
         self._planar = input.layout == "nchw"
         self._scratch: Array = np.empty((0, 0, 3), np.uint8)
         self._planes: list[Array] = []
+        self._written: tuple[Image, int] | None = None  # the canvas that is all in the buffer, and where that is
         if spec.dtype in _FLOATS:
             self._convert = _float_step(input, planar=self._planar)
         elif spec.dtype in ("uint8", "int8"):
@@ -56,8 +60,16 @@ class PixelWriter:
                 f"input {spec.name!r}: type {spec.dtype}; lineside feeds float32, float16, uint8 and int8"
             )
 
-    def write(self, pixels: Image, out: Array) -> None:
-        """Fill `out`, (C, H, W) or (H, W, C), C-contiguous, from `pixels` (H, W, 3) BGR."""
+    def write(self, pixels: Image, out: Array, window: Window | None = None) -> None:
+        """Fill `out`, (C, H, W) or (H, W, C), C-contiguous, from `pixels` (H, W, 3) BGR. `window`: see Backend."""
+        place = out.__array_interface__["data"][0]
+        if window is not None:
+            known = self._written is not None and self._written[0] is pixels and self._written[1] == place
+            self._written = pixels, place
+            if known:
+                pixels, out = pixels[window], out[:, *window] if self._planar else out[window]
+        else:
+            self._written = None
         if pixels.shape[:2] != self._scratch.shape[:2]:
             self._scratch = np.empty(pixels.shape, np.uint8)
             self._planes = [np.empty(pixels.shape[:2], np.uint8) for _ in range(3)]

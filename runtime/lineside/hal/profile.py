@@ -75,6 +75,17 @@ class Thermal(Table):
         hottest = max(seen)
         return "critical" if hottest >= self.critical_c else "warn" if hottest >= self.warn_c else "ok", hottest
 
+    def status(self, temperatures_c: dict[str, float]) -> dict[str, object]:
+        """`state` with the limits and each zone of the profile, for `lineside status`."""
+        state, hottest_c = self.state(temperatures_c)
+        zones_c = {
+            name: celsius
+            for name, celsius in temperatures_c.items()
+            if any(fnmatchcase(name, pattern) for pattern in self.zones)
+        }
+        limits = {"warn_c": self.warn_c, "critical_c": self.critical_c}
+        return {"state": state, "hottest_c": hottest_c, **limits, "zones_c": zones_c}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CameraDefaults(Table):

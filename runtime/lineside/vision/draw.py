@@ -88,6 +88,12 @@ def contact_sheet(tiles: Sequence[tuple[Image, str]], columns: int = 4, tile_px:
     return sheet
 
 
+def cut_out(image: Image, box: Sequence[float], margin_px: int = 12) -> Image:
+    """The part of a picture that a box shows, with some of what is around it; a view."""
+    x1, y1, x2, y2 = (round(side) for side in box)
+    return image[max(0, y1 - margin_px) : max(0, y2) + margin_px, max(0, x1 - margin_px) : max(0, x2) + margin_px]
+
+
 def color_of(name: str) -> Color:
     """The same bright colour for the same name, in every process."""
     hue = (zlib.crc32(name.encode()) * 0.618033988749895) % 1.0

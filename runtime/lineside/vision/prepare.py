@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from lineside.errors import ConfigError
-from lineside.records import Image, InputSpec, Placement
+from lineside.records import Image, InputSpec, Placement, Window
 
 MAX_PAD_PIXELS = 1 << 24  # of a model that takes any size: 4096 x 4096
 
@@ -21,8 +21,8 @@ class Plan:
     """How frames of one size come onto the canvas: this window of the frame fills this window of the canvas."""
 
     placement: Placement
-    source: tuple[slice, slice]  # rows, columns of the frame
-    target: tuple[slice, slice]  # rows, columns of the canvas
+    source: Window  # of the frame
+    target: Window  # of the canvas
 
 
 class Prepare:
@@ -32,11 +32,11 @@ class Prepare:
         self.spec = spec
         self._slots: list[tuple[Plan, Image, Image] | None] = [None] * slots
 
-    def put(self, image: Image, slot: int = 0) -> tuple[Image, Placement]:
-        """uint8 (H, W, 3) BGR -> uint8 canvas (h, w, 3) BGR and where the frame lies on it.
+    def put(self, image: Image, slot: int = 0) -> tuple[Image, Placement, Window | None]:
+        """uint8 (H, W, 3) BGR -> uint8 canvas (h, w, 3) BGR, where the frame lies on it, and which part it fills.
 
-        A frame that already has the canvas's size is handed on as it is. Raises ConfigError when a model that takes
-        any size would be given too large a frame.
+        A frame that already has the canvas's size is handed on as it is, with no window. Raises ConfigError when a
+        model that takes any size would be given too large a frame.
         """
         height, width = image.shape[:2]
         kept = self._slots[slot]
@@ -44,13 +44,13 @@ class Prepare:
             kept = self._slots[slot] = _lay_out(plan(self.spec, width, height), self.spec.pad_value)
         layout, canvas, window = kept
         if image.shape == canvas.shape and layout.placement.scale_x == layout.placement.scale_y == 1.0:
-            return image, layout.placement
+            return image, layout.placement, None
         source = image[layout.source]
         if source.shape == window.shape:
             np.copyto(window, source)
         else:
             cv2.resize(source, (window.shape[1], window.shape[0]), dst=window, interpolation=cv2.INTER_LINEAR)
-        return canvas, layout.placement
+        return canvas, layout.placement, layout.target
 
 
 def plan(spec: InputSpec, width: int, height: int) -> Plan:
