@@ -370,7 +370,7 @@ def test_files_of_one_network_may_differ_in_layout(tmp_path: Path) -> None:
     assert new(first, *words) == 0
     made = open_bundle(tmp_path / "made")
     assert [made.input_for(artefact).layout for artefact in made.artefacts] == ["nchw", "nhwc"]
-    canvas, _ = Prepare(made.input).put(np.full((8, 8, 3), (10, 90, 200), np.uint8))
+    canvas, _, _ = Prepare(made.input).put(np.full((8, 8, 3), (10, 90, 200), np.uint8))
     answers = []
     for artefact in made.artefacts:
         backend = driver("backend", "onnxruntime")(artefact, made.input_for(artefact))

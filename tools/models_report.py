@@ -186,7 +186,7 @@ def times_ms(eye: Eye, photo: Path, runs: int = 30) -> tuple[float, float, float
     steps: list[list[float]] = [[], [], []]
     for _ in range(runs + 3):
         at = [time.perf_counter()]
-        canvas, placement = eye.prepare.put(image)
+        canvas, placement, _ = eye.prepare.put(image)
         at.append(time.perf_counter())
         outputs = eye.runtime.infer(canvas)
         at.append(time.perf_counter())

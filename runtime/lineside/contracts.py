@@ -6,8 +6,8 @@ A driver module imports no vendor package at its top; its constructor checks its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lineside.records import (
     Captured,
@@ -21,10 +21,12 @@ from lineside.records import (
     Seen,
     Tensor,
     TensorSpec,
+    Window,
 )
 
 Status: TypeAlias = Mapping[str, object]  # what `lineside status` shows of a worker; JSON values only
 Beat: TypeAlias = Callable[[], None]  # a worker calls it each round; the watchdog is fed only while all are fresh
+Committed: TypeAlias = Callable[[], None]  # the journal calls it once a record is on disk; quick, and raises nothing
 
 
 class Clock(Protocol):
@@ -64,8 +66,10 @@ class Backend(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         """Run the model on a uint8 (H, W, 3) BGR canvas. Raises DeviceError when the device fails.
+
+        `window` is the part that may have changed since the same array was last given with this slot; None: all of it.
 
         Colour order, normalisation and quantisation of InputSpec happen in here. The tensors are in the order of
         `outputs` and valid until the same slot's next infer.
@@ -103,14 +107,33 @@ class EventRule(Protocol):
 
 
 class Trigger(Protocol):
-    """Says which parts the frame that was just seen completes. `free` needs nothing but what the model saw."""
+    """Says which parts the frame that was just seen completes. `free` needs nothing but what the model saw.
+
+    Where a part is known for longer than a frame its id is made when it becomes known, and is in `open_parts` until
+    the part is announced or given up.
+    """
 
     def step(self, seen: Observation, wall_ns: int) -> tuple[Part, ...]: ...
     def finish(self) -> tuple[Part, ...]:
         """Parts still open when the source ends."""
 
+    def open_parts(self) -> Set[str]:
+        """Ids of the parts it knows of and has neither announced nor given up; changes with the next step."""
+
     def status(self) -> Status:
-        """Counts since the start, misses included."""
+        """Counts since the start, among them `parts` announced and `given_up`: known parts that will never be."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a Trigger, Rule or EventRule may have beside: then its decisions can be replayed from their evidence.
+
+    `state` is taken before each frame, so it must be cheap: a tree of dicts, sequences, numbers, texts, arrays and
+    records that later steps leave as it is. `restore` gets the same from JSON (lineside.plain), lists as tuples.
+    """
+
+    def state(self) -> object: ...
+    def restore(self, state: Any) -> None: ...
 
 
 class Sink(Protocol):
@@ -124,5 +147,8 @@ class Sink(Protocol):
 class RecordStore(Protocol):
     """What the pipeline sees of the journal."""
 
-    def put(self, record: Record) -> None:
-        """Hand a record over; never blocks, never raises, never drops (it queues while the disk refuses)."""
+    def put(self, record: Record, committed: Committed | None = None) -> None:
+        """Hand a record over; never blocks, never raises, never drops (it queues while the disk refuses).
+
+        A decision is made when it is committed: `committed` is called then, in the store's thread.
+        """

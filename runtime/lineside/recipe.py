@@ -5,16 +5,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lineside import __version__
 from lineside.clock import SystemClock
 from lineside.config.stations import StationConfig, outside, problems
-from lineside.contracts import Backend, Decoder, EventRule, Trigger
+from lineside.contracts import Backend, Clock, Decoder, EventRule, Stateful, Trigger
 from lineside.decide.steady import Steady, build_events, build_rules, judge
 from lineside.errors import ConfigError
 from lineside.hal.board import allowed_cores
@@ -22,7 +29,19 @@ from lineside.hal.choose import Choice, open_backend
 from lineside.hal.cores import Cores
 from lineside.hal.executor import Executor
 from lineside.hal.profile import Profile
-from lineside.records import Artefact, Classification, Finding, Image, ModelRef, Part, Ruling, Seen, Task
+from lineside.records import (
+    Artefact,
+    Classification,
+    DecodeSettings,
+    Finding,
+    Image,
+    ModelRef,
+    Note,
+    Part,
+    Ruling,
+    Seen,
+    Task,
+)
 from lineside.registry import driver
 from lineside.store.bundle import Bundle
 from lineside.vision.decode import findings, open_decoder
@@ -33,6 +52,7 @@ _log = logging.getLogger(__name__)
 _MOST_CLASSES = 100  # a classifier with more gives only its best
 _CLASSES_KEPT = 10
 _MOST_SLOTS = 4
+_WORTH_PLACING_S = 0.014  # shorter runs gain little time from cores of their own, and cost a fifth more of it
 _ANY_PX = 320  # a model that takes any size is warmed with a square of this side
 
 
@@ -46,23 +66,39 @@ class Model:
     backend: str  # "onnxruntime:cpu", where it truly runs
     artefact: Artefact
     threads: int  # of the runtime, for each slot
+    settings: DecodeSettings
     executor: Executor
     prepare: Prepare
     decoder: Decoder
     cores: Cores | None = None  # None: the kernel places every thread
+    options: Mapping[str, object] = field(default_factory=dict)  # that the profile gave the runtime
+    sees_unsure: bool = False  # what is below settings.min_score, too: faces are hidden rather once too often
+
+    def sure(self, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+        """Those that a rule may look at."""
+        if not self.sees_unsure:
+            return findings
+        return tuple(finding for finding in findings if finding.score >= self.settings.min_score)
 
     def see(self, image: Image) -> Seen:
         """One frame's findings: after(infer(before(image))). Raises DeviceError."""
         with self.executor.slot() as slot:
-            canvas, placement = self.prepare.put(image, slot)
-            return self.decoder.decode(self.executor.infer(canvas, slot), placement)
+            canvas, placement, window = self.prepare.put(image, slot)
+            return self.decoder.decode(self.executor.infer(canvas, slot, window), placement)
 
-    def warm(self) -> None:
-        """One run in every slot: memory is taken and kernels are chosen before the first frame comes."""
+    def warm(self) -> float:
+        """One run in every slot: memory is taken and kernels are chosen before the first frame comes.
+
+        Returns how long the last took, in seconds.
+        """
         spec = self.prepare.spec
         grey = np.full((spec.height_px or _ANY_PX, spec.width_px or _ANY_PX, 3), 114, np.uint8)
+        took_s = 0.0
         for slot in range(self.executor.slots):
+            began = time.monotonic()
             self.executor.infer(self.prepare.put(grey, slot)[0], slot)
+            took_s = time.monotonic() - began
+        return took_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +109,21 @@ class Logic:
     judge: Callable[[Part], Ruling]
     events: tuple[EventRule, ...]
 
+    def state(self) -> Mapping[str, object]:
+        """What was kept of earlier frames, as lineside.plain writes it; None for a part that keeps nothing."""
+        return {"trigger": _state(self.trigger), "events": [_state(event) for event in self.events]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as after the frames before `state` was taken."""
+        for part, kept in zip((self.trigger, *self.events), (state["trigger"], *state["events"]), strict=True):
+            if kept is not None and isinstance(part, Stateful):
+                part.restore(kept)
+
+
+def _state(part: object) -> object:
+    take = getattr(part, "state", None)  # isinstance with a Protocol takes longer than all the rest
+    return take() if take else None
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -82,6 +133,13 @@ class Recipe:
     build_logic: Callable[[int, int], Logic]  # width_px, height_px of the pictures
     part_per_frame: bool
     deadline_ms: float | None
+    described: Mapping[str, object]  # JSON values: all that a decision depends on but the frames
+    digest: str  # of `described`, "sha256:..."; every decision carries it
+
+    def note(self, station: str, cause: str, clock: Clock) -> Note:
+        """For the journal: from now on the station decides by this."""
+        fields = {"digest": self.digest, "recipe": self.described, "cause": cause}
+        return Note(str(uuid.uuid4()), "recipe", station, fields, clock.monotonic_ns(), clock.wall_ns())
 
 
 def findings_of(seen: Seen, labels: Sequence[str]) -> tuple[Finding, ...]:
@@ -100,11 +158,13 @@ def open_model(
     throughput: bool = False,
     alone: bool = False,
     cache_dir: Path | None = None,
+    unsure_from: float | None = None,
 ) -> Model:
     """Open a bundle on a device as the station asks, check that its outputs fit the decoder, and warm it up.
 
     `throughput` gives every core a slot of its own instead of all cores to one frame: more frames a second, each later.
-    `alone`: no other model runs beside it, so that its threads may have cores of their own.
+    `alone`: no other model runs beside it, so that its threads may have cores of their own. `unsure_from`: findings
+    from this score on are seen, too, for who hides faces; `Model.sure` leaves them out.
     Raises ConfigError (the bundle or the choice is wrong) or DeviceError (the device is absent or refuses).
     """
     cores = allowed_cores()
@@ -154,7 +214,9 @@ def open_model(
     settings = bundle.settings if station.min_score is None else replace(bundle.settings, min_score=station.min_score)
     try:
         spec = bundle.input.of(choice.artefact)
-        decoder = open_decoder(bundle.decode, executor.backend.outputs, bundle.labels, spec, settings)
+        lowest = settings.min_score if unsure_from is None else min(settings.min_score, unsure_from)
+        seen = replace(settings, min_score=lowest)
+        decoder = open_decoder(bundle.decode, executor.backend.outputs, bundle.labels, spec, seen)
         prepare = Prepare(spec, slots)
         model = Model(
             bundle.ref,
@@ -163,12 +225,20 @@ def open_model(
             choice.name,
             choice.artefact,
             threads or cores,
+            settings,
             executor,
             prepare,
             decoder,
             place,
+            choice.candidate.options,
+            sees_unsure=lowest < settings.min_score,
         )
         model.warm()
+        if place is not None and place.lane is not None:
+            with place.taken():
+                took_s = model.warm()
+            if took_s < _WORTH_PLACING_S:
+                place.give_up()
     except ConfigError as error:
         executor.close()
         raise ConfigError(*(f"bundle {bundle.folder}: {line}" for line in error.lines)) from error
@@ -180,12 +250,36 @@ def recipe_for(station_name: str, station: StationConfig, model: Model) -> Recip
     faults = problems(station_name, station, model.labels, model.task)
     if faults:
         raise ConfigError(*faults)
+    described = _described(station, model)
     return Recipe(
         model=model,
         build_logic=lambda width_px, height_px: logic(station_name, station, width_px, height_px),
         part_per_frame=station.trigger.per == "frame",
         deadline_ms=station.deadline_ms,
+        described=described,
+        digest="sha256:" + hashlib.sha256(canonical(described)).hexdigest(),
     )
+
+
+def canonical(described: Mapping[str, object]) -> bytes:
+    """The one way to write it down: what its digest is taken of."""
+    return json.dumps(described, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _described(station: StationConfig, model: Model) -> dict[str, object]:
+    file = {"name": Path(model.artefact.path).name, "sha256": model.artefact.sha256}
+    described = {
+        "lineside": __version__,
+        "model": dataclasses.asdict(model.ref),
+        "artefact": file,
+        "backend": model.backend,
+        "threads": model.threads,
+        "options": dict(model.options),
+        "decode": dataclasses.asdict(model.settings),
+        "station": dataclasses.asdict(station),
+    }
+    plain: dict[str, object] = json.loads(json.dumps(described, default=str))
+    return plain
 
 
 def logic(name: str, station: StationConfig, width_px: int, height_px: int) -> Logic:

@@ -7,6 +7,7 @@ Times named `_ns` are nanoseconds of the monotonic clock unless the name says `w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # who only reads configuration and bundles needs no arrays
     from numpy.typing import NDArray
 
 Image: TypeAlias = "NDArray[np.uint8]"
+Window: TypeAlias = tuple[slice, slice]  # rows, columns of an image
 Box: TypeAlias = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of Frame.image
 Verdict: TypeAlias = Literal["accept", "reject", "unknown"]
 Output: TypeAlias = Literal["accept", "reject", "safe_state", "none"]
@@ -244,6 +246,7 @@ class Decision:
     decided_wall_ns: int
     revision: int = 1
     escalated: bool = False
+    recipe: str = ""  # digest of the Note that says by what rules, "sha256:..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +269,22 @@ class Event:
     captured_wall_ns: int
     decided_ns: int
     decided_wall_ns: int
+    recipe: str = ""  # as in Decision
 
 
-Record: TypeAlias = Decision | Event
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What else a station's journal keeps beside what was decided. `epoch` and `seq` are given by the journal."""
+
+    id: str
+    kind: Literal["recipe", "evidence", "in_doubt", "audit"]
+    station: str
+    fields: Mapping[str, object]  # JSON values; docs/messages.md has those of each kind
+    decided_ns: int
+    decided_wall_ns: int
+
+
+Record: TypeAlias = Decision | Event | Note
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,10 @@ DRIVERS: dict[str, dict[str, str]] = {
         "count": "lineside.decide.rules:CountRule",
         "zone": "lineside.decide.zones:ZoneRule",
     },
-    "sink": {"mqtt": "lineside.deliver.mqtt:MqttSink"},
+    "sink": {
+        "mqtt": "lineside.deliver.mqtt:MqttSink",
+        "sparkplug": "lineside.deliver.sparkplug.sink:SparkplugSink",
+    },
 }
 
 # import name -> the line that installs it
@@ -56,6 +59,7 @@ VENDORS: dict[str, str] = {
     "tflite_runtime": "pip install 'lineside[coral-legacy]'",
     "onnx": "pip install 'lineside[onnx]'",
     "iotcore": "pip install 'lineside[demo]'",
+    "google": "pip install 'lineside[sparkplug]'",  # google.protobuf
 }
 
 

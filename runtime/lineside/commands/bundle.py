@@ -1,10 +1,12 @@
-"""`lineside bundle new | show`: makes a model bundle out of a user's own model, and says what it guessed; shows one."""
+"""`lineside bundle new | show | golden | verify`: makes a bundle of a user's model; shows and tries one."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lineside.commands import bundle_golden
 
 if TYPE_CHECKING:
     from lineside.commands.guess import Guess
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="new | show")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="new | show | golden | verify")
     new = verbs.add_parser("new", help="make a bundle out of a model file", description=_NEW)
     new.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .tflite or OpenVINO's .xml")
     new.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -44,13 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--source", default="", help="where the model came from")
     show = verbs.add_parser("show", help="print what a bundle holds")
     show.add_argument("bundle", metavar="DIR", help="folder of a model bundle, or the name of a shipped one")
+    bundle_golden.add_arguments(verbs)
 
 
 _NEW = "Makes a bundle, a folder that lineside runs. What is not said is guessed from the model file, and printed."
 
 
 def run(args: argparse.Namespace) -> int:
-    return show(args.bundle) if args.verb == "show" else new(args)
+    verbs = {"new": new, "show": lambda args: show(args.bundle), **bundle_golden.VERBS}
+    return verbs[args.verb](args)
 
 
 def new(args: argparse.Namespace) -> int:
@@ -135,6 +139,8 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("input", f"{size}, {spec.color}, {spec.layout}, {spec.resize}, mean {list(spec.mean)}, std {list(spec.std)}"),
         ("decode", f"{bundle.decode}, score {settings.min_score:g}, NMS {settings.nms_iou:g}{threshold}"),
     ]
+    if bundle.golden is not None:
+        lines.append(("golden", f"{len(bundle.golden.cases)} pictures"))
     for artefact in bundle.artefacts:
         path = Path(artefact.path)
         size_mb = path.stat().st_size / 1e6

@@ -87,6 +87,7 @@ class Eye:
         )
         self.bundle = bundle
         self.backend = choice.name
+        self.file = Path(choice.artefact.path).name
         self.settings = bundle.settings if min_score is None else replace(bundle.settings, min_score=min_score)
         self.least = min_score or 0.0
         self.runtime = choice.backend
@@ -94,9 +95,12 @@ class Eye:
         self.decoder = open_decoder(bundle.decode, choice.backend.outputs, bundle.labels, spec, self.settings)
         self.prepare = Prepare(spec)
 
+    def look(self, image: Image) -> Seen:
+        return self.see(image)[0]
+
     def see(self, image: Image) -> tuple[Seen, Placement]:
-        canvas, placement = self.prepare.put(image)
-        return self.decoder.decode(self.runtime.infer(canvas), placement), placement
+        canvas, placement, window = self.prepare.put(image)
+        return self.decoder.decode(self.runtime.infer(canvas, window=window), placement), placement
 
 
 def _files(asked: list[Path]) -> Iterator[Path]:

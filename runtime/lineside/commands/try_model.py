@@ -31,7 +31,7 @@ def try_model(
     backend = _open(facts, input)
     try:
         decoder = open_decoder(decode, backend.outputs, labels, input, settings)
-        canvas, placement = Prepare(input).put(np.full(_PICTURE, 127, np.uint8))
+        canvas, placement, _ = Prepare(input).put(np.full(_PICTURE, 127, np.uint8))
         outputs = backend.infer(canvas)
         decoder.decode(outputs, placement)
         return tuple(Tensor(each.name, each.raw.copy(), each.scale, each.zero_point) for each in outputs)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from lineside.errors import ConfigError
 from lineside.records import Artefact, DecodeSettings, InputSpec, ModelRef, Task
 from lineside.resources import shipped
+from lineside.store import golden
+from lineside.store.golden import Golden
 
 if TYPE_CHECKING:
     from lineside.store.manifest import Manifest
@@ -36,6 +38,7 @@ class Bundle:
     input: InputSpec
     artefacts: tuple[Artefact, ...]  # in the order of model.toml
     licence: str
+    golden: Golden | None = None  # answers that the model must give on any box before it decides there
 
     @property
     def ref(self) -> ModelRef:
@@ -84,6 +87,7 @@ def read_bundle(path: str | Path) -> Bundle:
             for entry in manifest.artefact
         ),
         licence=manifest.licence,
+        golden=golden.read(folder, manifest.golden.sha256) if manifest.golden else None,
     )
 
 

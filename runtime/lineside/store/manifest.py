@@ -85,6 +85,13 @@ class _Artefact(Table):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Golden(Table):
+    """The [golden] table: the hash of golden.json."""
+
+    sha256: Annotated[str, Is(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest(Table):
     """The whole model.toml."""
 
@@ -98,6 +105,7 @@ class Manifest(Table):
     input: _Input
     decode: _Decode
     artefact: Annotated[tuple[_Artefact, ...], Is(min_length=1)]
+    golden: _Golden | None = None
 
     def __post_init__(self) -> None:
         expected = {"classify": "classify", "anomaly": "anomaly"}.get(self.decode.name, "detect")

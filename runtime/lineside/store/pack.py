@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ from pathlib import Path
 
 from lineside.errors import ConfigError
 from lineside.records import Artefact, DecodeSettings, InputSpec, Task
+from lineside.store import golden
 from lineside.store.bundle import MANIFEST, Bundle, artefact_files, open_bundle, sha256_of
+from lineside.store.golden import Golden
 
 LABELS = "labels.txt"
 
@@ -57,6 +61,34 @@ def pack(
         raise ConfigError(*(line.replace(str(staging), str(folder)) for line in error.lines)) from error
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def pack_golden(bundle: Bundle, folder: Path, answers: Golden, pictures: Sequence[Path], version: str) -> Bundle:
+    """Copy a bundle into a new folder together with its golden answers, and read it back.
+
+    `pictures` are the files that the cases of `answers` name, in their order. Raises ConfigError.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists: a bundle is never changed; give another folder")
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        shutil.copytree(bundle.folder, staging, ignore=shutil.ignore_patterns(golden.FILE, golden.FOLDER))
+        (staging / golden.FOLDER).mkdir()
+        for case, picture in zip(answers.cases, pictures, strict=True):
+            shutil.copyfile(picture, staging / case.image)
+        text = json.dumps(asdict(answers), indent=1) + "\n"
+        (staging / golden.FILE).write_text(text)
+        lines = (staging / MANIFEST).read_text(encoding="utf-8").partition("\n[golden]")[0].rstrip()
+        lines = re.sub(r"(?m)^version = .*$", lambda _: f"version = {json.dumps(version)}", lines, count=1)
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        (staging / MANIFEST).write_text(f'{lines}\n\n[golden]\nsha256 = "{sha256}"\n', encoding="utf-8")
+        open_bundle(staging)
+        os.rename(staging, folder)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return open_bundle(folder)

@@ -1,0 +1,122 @@
+"""`lineside bundle golden | verify`: gives a bundle golden pictures and answers; tries them on this device."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lineside.records import Artefact, Finding
+    from lineside.store.bundle import Bundle
+
+
+def add_arguments(verbs: Any) -> None:
+    golden = verbs.add_parser("golden", help="copy a bundle and give it golden answers", description=_GOLDEN)
+    golden.add_argument("bundle", metavar="DIR", help="folder of a model bundle, or the name of a shipped one")
+    golden.add_argument("picture", nargs="+", type=Path, metavar="PICTURE", help="a few, free to ship with the bundle")
+    golden.add_argument("-o", "--output", type=Path, required=True, metavar="NEW", help="the folder to make")
+    golden.add_argument("--version", help="of the new bundle; default: the old one's")
+    golden.add_argument("--score", type=float, default=0.15, metavar="D", help="how far scores may differ (0.15)")
+    golden.add_argument("--iou", type=float, default=0.8, metavar="IOU", help="how far boxes must overlap (0.8)")
+    verify = verbs.add_parser("verify", help="try a bundle's golden pictures on this device", description=_VERIFY)
+    verify.add_argument("bundle", metavar="DIR", help="folder of a model bundle, or the name of a shipped one")
+    verify.add_argument("--backend", action="append", metavar="NAME", help="default: every backend that is installed")
+
+
+_GOLDEN = (
+    "Runs each file of the bundle on this machine and keeps what it found as the answer that every box must give, "
+    "before it decides with the model. Look at the answers first: `lineside infer --bundle DIR --draw OUT PICTURE...`"
+)
+_VERIFY = "Exit status 0 when every backend gives the golden answers, else 1."
+
+
+def golden(args: argparse.Namespace) -> int:
+    from lineside.commands.infer import Eye
+    from lineside.errors import ConfigError
+    from lineside.images import read_image
+    from lineside.recipe import findings_of
+    from lineside.store.bundle import open_bundle
+    from lineside.store.golden import FOLDER, Case, Golden, Said, Tolerance
+    from lineside.store.pack import pack_golden
+
+    bundle = open_bundle(args.bundle)
+    names = [f"{FOLDER}/{number}{path.suffix.lower()}" for number, path in enumerate(args.picture)]
+    pictures = [(read_image(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in args.picture]
+    answers: list[dict[str, tuple[Said, ...]]] = [{} for _ in pictures]
+    for artefact in bundle.artefacts:
+        eye = Eye(_only(bundle, artefact), _first_backend(artefact), None)
+        file = Path(artefact.path).name
+        for (image, _), said in zip(pictures, answers, strict=True):
+            found = findings_of(eye.look(image), bundle.labels)
+            said[file] = tuple(Said(label=f.label, score=round(f.score, 5), box=_rounded(f)) for f in found)
+        print(f"{file}: {', '.join(str(len(said[file])) for said in answers)} findings on {eye.backend}")
+    try:
+        tolerance = Tolerance(score=args.score, iou=args.iou)
+    except ValueError as error:
+        raise ConfigError(f"--score {args.score}, --iou {args.iou}: {error}") from error
+    cases = [Case(image=n, sha256=sha, answers=a) for n, (_, sha), a in zip(names, pictures, answers, strict=True)]
+    made = pack_golden(
+        bundle,
+        args.output,
+        Golden(min_score=bundle.settings.min_score, tolerance=tolerance, cases=tuple(cases)),
+        args.picture,
+        args.version or bundle.version,
+    )
+    print(f"bundle {made.folder}: {made.name} {made.version}, {made.digest[:19]}...")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    from lineside.commands.infer import Eye
+    from lineside.errors import ConfigError, LinesideError
+    from lineside.golden import differences
+    from lineside.hal.choose import installed
+    from lineside.store.bundle import open_bundle
+
+    bundle = open_bundle(args.bundle)
+    if bundle.golden is None:
+        raise ConfigError(f"bundle {bundle.folder}: has no golden answers: `lineside bundle golden` makes one that has")
+    failed = tried = 0
+    for backend in args.backend or list(installed()):
+        try:
+            eye = Eye(bundle, backend, None)
+        except LinesideError as error:
+            if args.backend:
+                raise
+            print(f"{backend}: not tried: {error}")
+            continue
+        tried += 1
+        found = differences(bundle, eye.file, eye.look, eye.settings.min_score)
+        failed += bool(found)
+        print(f"{eye.backend}, {eye.file}: {'FAILED' if found else 'passed'}, {len(bundle.golden.cases)} pictures")
+        for line in found:
+            print(f"  {line}")
+    if not tried:
+        raise ConfigError(f"bundle {bundle.folder}: no backend here runs it: `lineside probe` says what is missing")
+    return 1 if failed else 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"golden": golden, "verify": verify}
+
+
+def _only(bundle: Bundle, artefact: Artefact) -> Bundle:
+    from dataclasses import replace
+
+    return replace(bundle, artefacts=(artefact,))
+
+
+def _first_backend(artefact: Artefact) -> str:
+    """The runtime whose own format this is."""
+    return {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert", "edgetpu": "litert:edgetpu"}[
+        artefact.format
+    ]
+
+
+def _rounded(finding: Finding) -> tuple[float, float, float, float] | None:
+    if finding.box is None:
+        return None
+    x1, y1, x2, y2 = (round(edge, 2) for edge in finding.box)
+    return x1, y1, x2, y2
