@@ -268,6 +268,29 @@ def test_a_corrupt_store_is_set_aside_and_a_new_epoch_says_what_was_known(
     second.stop()
 
 
+def test_a_store_that_contradicts_itself_is_set_aside_too(tmp_path: Path) -> None:
+    """A power cut without fsync may leave tables that cannot be: refused for good, it would serve nobody."""
+    first = journal(tmp_path)
+    first.put(decision(1))
+    assert first.flush(10)
+    first.stop()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        loose = "replace(sql, 'station TEXT NOT NULL', 'station TEXT')"
+        db.execute(f"UPDATE sqlite_schema SET sql = {loose} WHERE name = 'row'")
+        db.commit()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as db:
+        db.execute("UPDATE row SET station = NULL")
+        db.execute("DELETE FROM noted")
+        db.commit()
+    second = journal(tmp_path)
+    second.put(decision(2))
+    assert second.flush(10)
+    assert second.status()["set_aside"]
+    assert second.last_seq() == {"gate": 1}
+    second.stop()
+
+
 def test_a_page_that_rots_while_we_run_is_noticed_by_the_reader(tmp_path: Path, eventually: Eventually) -> None:
     opened = journal(tmp_path)
     for number in range(2000):
@@ -425,7 +448,7 @@ def test_a_later_schema_is_used_as_it_is(tmp_path: Path) -> None:
     first.stop()
     with closing(sqlite3.connect(tmp_path / "journal.db")) as later:  # what version N + 1 may have done
         later.execute("ALTER TABLE row ADD COLUMN digest BLOB")
-        later.execute("CREATE TABLE checkpoint (id INTEGER PRIMARY KEY)")
+        later.execute("CREATE TABLE witness (id INTEGER PRIMARY KEY)")
         later.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
         later.commit()
     second = journal(tmp_path)

@@ -29,13 +29,22 @@ def read_known(journal: Path) -> Mapping[str, object] | None:
     return known if isinstance(known, dict) and {"epoch", "last_seq"} <= set(known) else None
 
 
-def write_known(journal: Path, epoch: str, last_seq: Mapping[str, int], at_most_every_s: float = 0.0) -> None:
-    """Remember them, replacing the file whole. Raises OSError."""
+def write_known(
+    journal: Path,
+    epoch: str,
+    last_seq: Mapping[str, int],
+    checkpoint: Mapping[str, object] | None = None,
+    at_most_every_s: float = 0.0,
+) -> None:
+    """Remember them, and the newest checkpoint, replacing the file whole. Raises OSError."""
     path = known_path(journal)
     if at_most_every_s and path.exists() and 0 <= time.time() - path.stat().st_mtime < at_most_every_s:
         return
+    known: dict[str, object] = {"epoch": epoch, "last_seq": dict(last_seq)}
+    if checkpoint is not None:
+        known["checkpoint"] = dict(checkpoint)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"epoch": epoch, "last_seq": dict(last_seq)}))
+    fresh.write_text(json.dumps(known))
     os.replace(fresh, path)
 
 
@@ -52,6 +61,20 @@ def set_aside(journal: Path, wall_ns: int) -> Path:
         if source.exists():
             os.replace(source, moved.with_name(moved.name + suffix))
     return moved
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether SQLite says that the file is no database, or no longer a whole one."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def contradicts_itself(error: BaseException) -> bool:
+    """At an opening: what is in the tables cannot be (a row without a station). It would be refused for good."""
+    return _code(error) in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+
+
+def _code(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def quietly(step: Callable[[], object]) -> None:

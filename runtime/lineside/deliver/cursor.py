@@ -97,10 +97,7 @@ class Cursor:
 
     def age_ms(self, row: Row) -> int | None:
         """Milliseconds since it was decided; None when the wall clock cannot say for an earlier boot."""
-        if self.is_of_this_boot(row):
-            return max(self._journal.clock.monotonic_ns() - row.made_ns, 0) // 1_000_000
-        age_ns = self._journal.clock.wall_ns() - row.made_wall_ns
-        return age_ns // 1_000_000 if age_ns >= 0 else None
+        return age_ms(self._journal, row)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -143,6 +140,14 @@ class Cursor:
             except sqlite3.Error as error:
                 raise DeviceError(f"{self._journal.path}: cannot be read ({error})") from error
         return _Reading(self._connection, self._journal, self.generation)
+
+
+def age_ms(journal: Journal, row: Row) -> int | None:
+    """Milliseconds since it was decided; None when the wall clock cannot say for an earlier boot."""
+    if row.boot == journal.boot:
+        return max(journal.clock.monotonic_ns() - row.made_ns, 0) // 1_000_000
+    age_ns = journal.clock.wall_ns() - row.made_wall_ns
+    return age_ns // 1_000_000 if age_ns >= 0 else None
 
 
 class _Reading:

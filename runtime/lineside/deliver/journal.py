@@ -11,34 +11,30 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from lineside.contracts import Beat, Clock, Status
-from lineside.deliver import aside, messages
+from lineside.contracts import Beat, Clock, Committed, Status
+from lineside.deliver import aside
 from lineside.deliver.checkpoint import Checkpointer
 from lineside.deliver.cursor import Cursor
-from lineside.deliver.prune import prune
-from lineside.deliver.tables import Draft, Row, Store
-from lineside.records import Decision, Record
+from lineside.deliver.drafts import Drafts, Mark
+from lineside.deliver.ledger import Ledger, document_hash
+from lineside.deliver.prune import Pruner, remove
+from lineside.deliver.recent import Recent
+from lineside.deliver.tables import Row, Store
+from lineside.metrics import Latency
+from lineside.records import Record
 
 BATCH = 256  # records in one transaction at most
-RECENT = 512  # rows kept in memory for sinks that keep up
 LAZY_S = 0.25  # what was delivered is written with the next records, or after this time without any
 RETRY_MAX_S = 5.0
-_COUNTS = ("commits", "failures", "lost", "pruned", "pruned_undelivered", "bytes")
-CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+SIGN_S = 0.5  # a stop waits so long for the device key
+_COUNTS = ("commits", "failures", "pruned", "pruned_undelivered", "bytes")
 
 log = logging.getLogger(__name__)
-
-
-class _Mark:
-    """Asks the writer to say when everything that was put before it is committed."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
 
 
 class Journal:
@@ -57,6 +53,7 @@ class Journal:
         waiting_max: int = 200_000,
         linger_s: float = 0.0,
         boot: str | None = None,
+        ledger: Ledger | None = None,
         beat: Beat = lambda: None,
     ) -> None:
         self.path = path
@@ -70,15 +67,16 @@ class Journal:
         self._linger_s = linger_s  # a commit waits so long for more records: for work on which nobody waits
         self._hurry = threading.Event()  # somebody waits after all
         self._beat = beat
-        self._inbox: SimpleQueue[Record | _Mark | None] = SimpleQueue()
-        self._waiting: deque[Draft] = deque()  # encoded, not yet committed
-        self._marks: list[tuple[int, _Mark]] = []  # (taken from the inbox when it came, mark)
+        self._inbox: SimpleQueue[tuple[Record, Committed | None] | Mark | None] = SimpleQueue()
+        self.commit_times = Latency()
+        self._drafts = Drafts(clock)
+        self._waiting = self._drafts.waiting  # encoded, not yet committed
+        self._marks: list[tuple[int, Mark]] = []  # (taken from the inbox when it came, mark)
         self._taken = self._committed = 0
         self._store: Store | None = None
         self._cursors: tuple[Cursor, ...] = ()
-        self._recent: deque[Row] = deque(maxlen=RECENT)
-        self._lock = threading.Lock()  # _recent, _lost, _cursors
-        self._lost: Counter[tuple[str, str]] = Counter()  # (station, reason) -> records that no gap has told of yet
+        self._recent = Recent()
+        self._lock = threading.Lock()  # _cursors
         self._counts: Counter[str] = Counter()
         self._error = ""
         self._is_new_store = True  # the next store that opens is not the one that readers know
@@ -87,7 +85,8 @@ class Journal:
         self._set_aside: list[str] = []
         self._retry_s, self._retry_at = 0.1, 0.0
         self._acked_at = self._pruned_at = time.monotonic()
-        self._synchronized, self._synchronized_at = False, float("-inf")
+        self._ledger = ledger
+        self._pruner = Pruner()
         self._stop_at: float | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -99,17 +98,25 @@ class Journal:
         """Start writing. Never raises: a disk that refuses is in `status()` and tried again."""
         self._thread.start()
         self._checkpointer.start()
+        if self._ledger is not None:
+            self._ledger.start()
 
-    def put(self, record: Record) -> None:
-        """Hand a record over; never blocks, never raises. Past `waiting_max` it is counted and told by a gap record."""
+    def put(self, record: Record, committed: Committed | None = None) -> None:
+        """As RecordStore.put. Past `waiting_max` a record is lost: counted, told by a gap record, never `committed`."""
         if self._inbox.qsize() + len(self._waiting) >= self._waiting_max:
-            self._lose(record.station, "too many records waited for the disk")
+            self._drafts.lose(record.station, "too many records waited for the disk")
             return
-        self._inbox.put(record)
+        self._inbox.put((record, committed))
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything that was put before is committed; False when that took longer."""
-        mark = _Mark()
+        return self._reach(Mark(sealed=False), timeout_s)
+
+    def seal(self, timeout_s: float) -> bool:
+        """As `flush`, and sign a checkpoint of it, so that the sinks can still publish that before they stop."""
+        return self._reach(Mark(sealed=True), timeout_s)
+
+    def _reach(self, mark: Mark, timeout_s: float) -> bool:
         self._inbox.put(mark)
         self._hurry.set()
         return mark.done.wait(timeout_s)
@@ -122,6 +129,8 @@ class Journal:
         if self._thread.ident is not None:
             self._thread.join(timeout_s + 0.5)
         self._checkpointer.stop()
+        if self._ledger is not None:
+            self._ledger.stop()
 
     def cursor(self, sink: str, wake: Callable[[], None] = lambda: None) -> Cursor:
         """Register a sink. Rows are kept for it until it has delivered them (or the cap is reached)."""
@@ -133,18 +142,19 @@ class Journal:
     @property
     def epoch(self) -> str | None:
         """The name of this store's life; None until the store is open."""
-        store = self._store
-        return store.epoch if store else None
+        return store.epoch if (store := self._store) else None
 
     def last_seq(self) -> dict[str, int]:
         """Per station, the newest committed seq of this epoch."""
-        store = self._store
-        return dict(store.last_seq) if store else {}
+        return dict(store.last_seq) if (store := self._store) else {}
 
     def previous(self) -> dict[str, object] | None:
         """The epoch before this one and its last known seqs, where a store was lost."""
-        store = self._store
-        return store.previous if store else None
+        return store.previous if (store := self._store) else None
+
+    def documents(self) -> dict[str, bytes]:
+        """What a sink keeps published (retained) beside the rows, by name; published again when it changes."""
+        return self._ledger.documents() if self._ledger else {}
 
     def status(self) -> Status:
         store = self._store
@@ -161,6 +171,8 @@ class Journal:
             "set_aside": list(self._set_aside),
             "pending": {cursor.sink: cursor.pending() for cursor in self._cursors},
             **{name: self._counts[name] for name in _COUNTS},
+            "lost": self._drafts.lost_total,
+            "ledger": dict(self._ledger.status()) if self._ledger else None,
             "checkpoint_failures": self._checkpointer.failures,
         }
 
@@ -168,16 +180,11 @@ class Journal:
 
     def recent(self, first: int, last: int, limit: int) -> list[Row] | None:
         """Rows from memory; None if `first` is older than what is kept there."""
-        with self._lock:
-            if not self._recent or first < self._recent[0].id:
-                return None
-            start = first - self._recent[0].id
-            stop = min(start + limit, last + 1 - self._recent[0].id, len(self._recent))
-            return [self._recent[index] for index in range(start, stop)]
+        return self._recent.rows(first, last, limit)
 
     def reading_failed(self, error: sqlite3.Error, generation: int) -> None:
         """A reader met an error; a corrupt store is set aside by the writer."""
-        if _code(error) in CORRUPT:
+        if aside.is_corrupt(error):
             self._broken = generation
 
     # --- the writer's thread
@@ -200,7 +207,7 @@ class Journal:
     def _done(self) -> bool:
         if self._stop_at is None or not self._stopping:
             return False
-        return not (self._waiting or self._lost or self._marks) or time.monotonic() > self._stop_at
+        return not (self._waiting or self._drafts.has_lost or self._marks) or time.monotonic() > self._stop_at
 
     def _gather(self) -> None:
         """Take what was put: the first after waiting for it, then what else is there."""
@@ -222,31 +229,14 @@ class Journal:
             return 0.001
         return LAZY_S if any(cursor.has_changes() for cursor in self._cursors) else 1.0
 
-    def _take(self, item: Record | _Mark | None) -> None:
+    def _take(self, item: tuple[Record, Committed | None] | Mark | None) -> None:
         if item is None:
             self._stopping = True
-        elif isinstance(item, _Mark):
+        elif isinstance(item, Mark):
             self._marks.append((self._taken, item))
         else:
             self._taken += 1
-            self._encode(item)
-
-    def _encode(self, record: Record) -> None:
-        try:
-            body = messages.body(record, self._clock_synchronized())
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            log.error("station %s: decision %s cannot be a message (%s)", record.station, record.id, error)
-            self._committed += 1
-            self._lose(record.station, f"a record could not be encoded ({error})")
-            return
-        late = isinstance(record, Decision) and record.late
-        kind = messages.kind_of(record)
-        self._waiting.append(Draft(record.station, kind, late, record.decided_ns, record.decided_wall_ns, body))
-
-    def _lose(self, station: str, reason: str) -> None:
-        with self._lock:
-            self._lost[station, reason] += 1
-            self._counts["lost"] += 1
+            self._committed += not self._drafts.add(*item)
 
     def _work(self) -> None:
         """Everything that touches the disk. Raises sqlite3.Error or OSError."""
@@ -258,70 +248,72 @@ class Journal:
                 raise corrupt
         store = self._store or self._open()
         now = time.monotonic()
-        if self._waiting or self._lost or (now - self._acked_at >= LAZY_S):
+        if self._waiting or self._drafts.has_lost or (now - self._acked_at >= LAZY_S):
             self._commit(store)
             self._acked_at = now
         if now - self._pruned_at >= 1.0 or self._over_cap:
             self._keep_house(store)
             self._pruned_at = now
-        self._tell_marks()
+        self._tell_marks(store)
+
+    def _seal(self, store: Store) -> None:
+        if self._ledger is not None:
+            self._ledger.seal_now(store, SIGN_S)
+            self._remember(store)
+
+    def _remember(self, store: Store, at_most_every_s: float = 0.0) -> None:
+        """Outside the store, for the day on which it is lost."""
+        known = self._ledger.known() if self._ledger else None
+        aside.write_known(self.path, store.epoch, store.last_seq, known, at_most_every_s)
 
     def _open(self) -> Store:
         known = aside.read_known(self.path)
+        signed = known.get("checkpoint") if known else None
+        if known and isinstance(signed, dict):
+            known = {**known, "checkpoint": document_hash(signed)}
         store = Store(self.path, self.boot, self.clock.wall_ns(), self._durable, known)
         if not self._is_new_store and store.last_id > self.last_id:  # a commit that seemed to fail is there after all
             rows = store.rows(self.last_id + 1, store.last_id)
-            for _ in rows:
-                self._waiting.popleft()
+            self._drafts.settle(len(rows))
             self._announce(rows)
         self.last_id = store.last_id
         self._store = store
         self.generation += self._is_new_store
         self._is_new_store = False
-        aside.write_known(self.path, store.epoch, store.last_seq)
+        self._pruner = Pruner()
+        if self._ledger is not None:
+            self._ledger.opened(store, signed if isinstance(signed, dict) else None)
+        self._remember(store)
         self._checkpointer.opened()
         for cursor in self._cursors:
             cursor.wake()
         return store
 
     def _commit(self, store: Store) -> None:
-        gaps = self._gap_drafts()
+        gaps = self._drafts.gaps()
         drafts = [*gaps, *(self._waiting[index] for index in range(min(BATCH, len(self._waiting))))]
         generation = self.generation
         changes = {cursor: cursor.take_changes(generation) for cursor in self._cursors}
         if not drafts and not any(changes.values()):
             return
         try:
-            rows = store.commit(drafts, {cursor.sink: changed for cursor, changed in changes.items()})
+            with self.commit_times.timing():
+                rows = store.commit(drafts, {cursor.sink: changed for cursor, changed in changes.items()})
         except sqlite3.Error:
             for cursor, changed in changes.items():
                 cursor.restore(changed, generation)
             for gap in gaps:
                 self._waiting.appendleft(gap)
             raise
-        for _ in range(len(drafts) - len(gaps)):
-            self._waiting.popleft()
+        self._drafts.settle(len(drafts) - len(gaps))
         self._counts["commits"] += 1
         self._announce(rows)
         self._checkpointer.wrote(sum(len(row.body) + 200 for row in rows))
 
-    def _gap_drafts(self) -> list[Draft]:
-        with self._lock:
-            lost, self._lost = self._lost, Counter()
-        wall_ns = self.clock.wall_ns()
-        return [
-            self._gap_draft(station, messages.gap_body(count, reason, None, None, wall_ns))
-            for (station, reason), count in lost.items()
-        ]
-
-    def _gap_draft(self, station: str, body: bytes) -> Draft:
-        return Draft(station, "gap", False, self.clock.monotonic_ns(), self.clock.wall_ns(), body)
-
     def _announce(self, rows: Sequence[Row]) -> None:
         if not rows:
             return
-        with self._lock:
-            self._recent.extend(rows)
+        self._recent.add(rows)
         self.last_id = rows[-1].id
         self._committed += sum(row.kind != "gap" for row in rows)
         for cursor in self._cursors:
@@ -330,23 +322,34 @@ class Journal:
     def _keep_house(self, store: Store) -> None:
         """Once a second: remember the seqs outside the store, keep it within its cap and its log short."""
         store.note()
-        aside.write_known(self.path, store.epoch, store.last_seq, at_most_every_s=10.0)
+        self._remember(store, at_most_every_s=10.0)
         self._counts["bytes"] = store.size_bytes()
         if self._checkpointer.log_is_long():
             store.restart_wal()
-        # a little below the cap, so that not every commit has to prune
-        self._over_cap = self._counts["bytes"] > self._cap_bytes * (0.97 if self._over_cap else 1.0)
-        if not self._over_cap:
-            return
-        done = prune(store, self._cursors, self.generation, self.clock.wall_ns())
-        self._counts["pruned"] += done.delivered
-        self._counts["pruned_undelivered"] += done.undelivered
-        self._over_cap = done.delivered + done.undelivered > 0
-        for station, body in done.gaps:
-            self._waiting.append(self._gap_draft(station, body))
+        if self._ledger is not None and self._ledger.is_due():
+            self._ledger.seal(store)
+        was_over_cap = self._over_cap  # a little below the cap, so that not every commit has to prune
+        self._over_cap = self._counts["bytes"] > self._cap_bytes * (0.97 if was_over_cap else 1.0)
+        if self._over_cap and (self._ledger is None or self._ledger.may_prune()):
+            if not was_over_cap:
+                self._pruner.begin()
+            self._prune(store)
 
-    def _tell_marks(self) -> None:
+    def _prune(self, store: Store) -> None:
+        pick = self._pruner.pick(store, self._cursors, self.generation, self.clock.wall_ns())
+        if pick is None:
+            self._over_cap = False
+            return
+        remove(pick, store, self._cursors, self._ledger)
+        self._counts["pruned"] += len(pick.rows) - pick.undelivered
+        self._counts["pruned_undelivered"] += pick.undelivered
+        for station, body in pick.gaps:
+            self._waiting.append(self._drafts.gap(station, body))
+
+    def _tell_marks(self, store: Store) -> None:
         while self._marks and self._marks[0][0] <= self._committed:
+            if self._marks[0][1].sealed:
+                self._seal(store)
             self._marks.pop(0)[1].done.set()
 
     def _refused(self, error: sqlite3.Error | OSError) -> None:
@@ -361,17 +364,16 @@ class Journal:
         store, self._store = self._store, None
         if store is not None:
             aside.quietly(lambda: store.close(clean=False))
-        if _code(error) in CORRUPT:
+        if aside.is_corrupt(error) or (store is None and aside.contradicts_itself(error)):
             aside.quietly(lambda: self._replace(store))
 
     def _replace(self, store: Store | None) -> None:
         if store is not None:
-            aside.write_known(self.path, store.epoch, store.last_seq)
+            self._remember(store)
         moved = aside.set_aside(self.path, self.clock.wall_ns())
         log.error("journal: the store was corrupt and is now %s; a new epoch begins", moved)
         self._set_aside.append(str(moved))
-        with self._lock:
-            self._recent.clear()
+        self._recent.clear()
         self.last_id = 0
         self._is_new_store = True
         self._retry_at = 0.0
@@ -384,16 +386,11 @@ class Journal:
             return
         try:
             self._commit(self._store)
-            aside.write_known(self.path, self._store.epoch, self._store.last_seq)
+            self._seal(self._store)
+            self._remember(self._store)
             self._store.close(clean=not self._waiting)
         except (sqlite3.Error, OSError) as error:
             log.error("journal %s: %s while closing", self.path, error)
-
-    def _clock_synchronized(self) -> bool:
-        now = time.monotonic()
-        if now - self._synchronized_at > 1.0:  # it asks the kernel
-            self._synchronized, self._synchronized_at = self.clock.synchronized(), now
-        return self._synchronized
 
 
 def _code(error: BaseException) -> int:
