@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonschema
@@ -13,11 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deliveries import FINDING, decision, event
+from deliveries import FINDING, decision, event, journal
+from lineside.clock import SystemClock
+from lineside.commands.subscribe import _line
 from lineside.deliver import messages
+from lineside.deliver.audit import Audit
+from lineside.deliver.ledger import Ledger
+from lineside.deliver.openparts import Mark, Origin, in_doubt
 from lineside.deliver.tally import Tally
 from lineside.deliver.validate import KINDS, faults, schema
-from lineside.records import Finding
+from lineside.records import Finding, Note
 
 SAFE = 2**53 - 1
 
@@ -28,6 +35,24 @@ def whole(body: bytes, kind: str, **delivery: Any) -> dict[str, Any]:
     return message
 
 
+def kept_fields() -> dict[str, Any]:
+    frame = {"number": 4, "file": "4.png", "shape": [2, 3, 3], "dtype": "uint8", "pixels": "sha256:" + "0" * 64}
+    return {
+        "state": "kept",
+        "decision": "gate-1",
+        "why": "reject",
+        "folder": "gate/x",
+        "recipe": "sha256:" + "1" * 64,
+        "frames": [frame],
+        "frames_missing": 0,
+        "faces": "none",
+        "files": {"4.png": {"sha256": "sha256:" + "2" * 64, "bytes": 7}},
+        "removed": [],
+        "lost": 0,
+        "cause": "defect: scratch 0.91",
+    }
+
+
 def a_message(kind: str) -> dict[str, Any]:
     if kind == "decision":
         return whole(messages.body(decision(), True), kind)
@@ -35,6 +60,32 @@ def a_message(kind: str) -> dict[str, Any]:
         return whole(messages.body(event(), False), kind)
     if kind == "gap":
         return whole(messages.gap_body(3, "the journal was full", 4, 6, 10**18), kind)
+    if kind == "recipe":
+        fields = {"digest": "sha256:" + "0" * 64, "recipe": {"lineside": "1"}, "cause": "the daemon started"}
+        return whole(messages.body(Note("r1", "recipe", "gate", fields, 1, 10**18), True), kind)
+    if kind == "checkpoint":
+        return a_checkpoint()
+    if kind == "health":
+        numbers = {'lineside_decisions_total{station="gate",verdict="reject"}': 4.0, "odd": math.nan}
+        health: dict[str, Any] = json.loads(messages.health("box-1", "1", 1, True, 30.0, ["it is hot"], numbers))
+        return health
+    if kind == "doctor":
+        probe: dict[str, Any] = json.loads(messages.probe("box-1", 1, "ab12-1"))
+        return probe
+    if kind == "evidence":
+        return whole(messages.body(Note("e1", "evidence", "gate", kept_fields(), 1, 10**18), True), kind)
+    if kind == "in_doubt":
+        origin = Origin("gate", "run-1", "cam", "boot-1")
+        return whole(messages.body(in_doubt(origin, Mark("p1", 7, 1, 10**18), "killed", SystemClock()), True), kind)
+    if kind == "audit":
+        told: list[Note] = []
+        Audit("box-1", SystemClock(), told.append).done({"command": "resend", "client": "mes"}, {"station": "gate"})
+        return whole(messages.body(told[0], True), kind)
+    if kind == "reply":
+        run = {"first_seq": 1, "last_seq": 2, "reason": "pruned"}
+        asked = {"station": "gate", "epoch": "e1", "from": 1, "to": 4, "count": 2, "missing": [run], "next": 5}
+        reply: dict[str, Any] = json.loads(messages.reply("box-1", "resend", "c1", "", asked))
+        return reply
     fields = {
         "at": messages.rfc3339(10**18),
         "clock_synchronized": True,
@@ -43,9 +94,31 @@ def a_message(kind: str) -> dict[str, Any]:
         "last_seq": {"gate": 7},
         "previous": {"epoch": "e0", "last_seq": {"gate": 40}},
         "pending": 0,
+        "instance": "9f86d081884c7d65",
+        "connection": 1,
+        "stations": ["gate"],
+        "resend_topic": "lineside/plant/l1/box-1/resend",
+        "command_topic": None,
+        "twins": [{"box": "box-2", "instance": "60303ae22b998861", "shares": "station 'gate'"}],
     }
     status: dict[str, Any] = json.loads(messages.online("box-1", "0.1.0", fields))
     return status
+
+
+@functools.cache
+def signed() -> bytes:
+    """A checkpoint of a real store."""
+    with TemporaryDirectory() as folder:
+        opened = journal(Path(folder), ledger=Ledger(Path(folder) / "identity", "box-1", SystemClock()))
+        opened.put(decision(1))
+        assert opened.seal(10)
+        opened.stop()
+        return opened.documents()["checkpoint"]
+
+
+def a_checkpoint() -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(signed())
+    return message
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,6 +130,13 @@ def test_every_message_fits_its_schema_and_the_schema_knows_every_field(kind: st
     known = set(schema(kind)["properties"])
     assert set(message) <= known, "a field that the schema does not tell of"
     assert known - set(message) <= {"reason"}, "a field that no message carries"
+
+
+def test_subscribe_says_which_parts_are_in_doubt() -> None:
+    message = a_message("in_doubt")
+    assert "gate #7  in doubt: part p1  killed" in _line(message, True)
+    assert "in doubt: 3 parts" in _line({**message, "part": None, "parts": 3}, True)
+    assert "in doubt: parts that cannot be named" in _line({**message, "part": None, "parts": None}, True)
 
 
 def test_the_last_will_fits_the_schema() -> None:

@@ -73,9 +73,9 @@ def test_the_last_will_says_offline_when_the_box_vanishes(
     subscriber = Subscriber(broker.port)
     made = sink(opened, broker.port)
     eventually(lambda: subscriber.records("status"))
-    link = made._link
+    link = made.caller.link
     assert link is not None
-    made._stop_at = 0.0  # its thread ends ...
+    made.caller._stop_at = 0.0  # its thread ends ...
     link.close("cut")  # ... and the connection breaks without a goodbye
     eventually(lambda: subscriber.records("status")[-1]["state"] == "offline")
     assert subscriber.records("status")[-1]["reason"] == "connection lost"
@@ -159,7 +159,7 @@ def test_without_a_broker_records_wait_and_a_stop_does_not(tmp_path: Path, opene
     assert opened.flush(10)
     started = time.monotonic()
     made.stop(5.0)
-    assert not made._thread.is_alive()
+    assert not made.caller.is_running
     assert time.monotonic() - started < 4.0, "nothing could be flushed, yet it waited the whole time"
     assert made.status()["pending"] == 1
 
@@ -218,7 +218,7 @@ def test_a_server_that_never_greets_does_not_hold_up_a_stop(opened: Journal, eve
     made = sink(opened, server.port)
     eventually(lambda: server.packets)
     made.stop(5.0)
-    assert not made._thread.is_alive()
+    assert not made.caller.is_running
     server.close()
 
 
@@ -470,6 +470,6 @@ def test_a_host_that_does_not_answer_holds_up_neither_heartbeat_nor_stop(opened:
             assert beats.acquire(timeout=10), "no heartbeat while dialling"
         assert made.status()["state"] == "dialling"
         made.stop(5.0)
-        assert not made._thread.is_alive()
+        assert not made.caller.is_running
         for filler in fillers:
             filler.close()

@@ -86,14 +86,33 @@ def _line(message: dict[str, Any], is_new: bool) -> str:
     """One line for people."""
     if message["kind"] == "status":
         return f"{message['box']} is {message['state']}  {message.get('reason', '')}".rstrip()
+    if message["kind"] == "reply":
+        return f"{message['box']} answers {message['command']}  {message['reason'] or 'done'}"
+    if message["kind"] == "checkpoint":
+        return f"{message['at']}  {message['box']} signed checkpoint {message['number']} up to row {message['row']}"
+    if message["kind"] == "health":
+        well = f"{message['box']} is well, {len(message['metrics'])} numbers"
+        return "  ".join([message["at"], "; ".join(message["problems"]) or well])
+    if message["kind"] == "doctor":
+        return f"{message['at']}  a probe of lineside doctor on {message['box']}"
     where = f"{message['station']} #{message['seq']}"
     marks = [mark for mark, is_so in (("LATE", message["late"]), ("again", not is_new)) if is_so]
     what = {
         "decision": lambda: f"{message['verdict']} -> {message['output']}  part {message['part']['id']}",
         "event": lambda: f"{message['phase']} of {message['event_id']}, {message['count']} present",
         "gap": lambda: f"{message['lost']} records lost",
+        "recipe": lambda: f"recipe {message['digest'][:19]}",
+        "evidence": lambda: f"evidence {message['state']}  {message['decision'] or message['folder'] or ''}".rstrip(),
+        "in_doubt": lambda: f"in doubt: {_parts_of(message)}",
+        "audit": lambda: f"{message['command']} {message['outcome']}  {message['client'] or 'anyone'}",
     }[message["kind"]]()
     return "  ".join([message["decided_at"], where, what, message["cause"], *marks])
+
+
+def _parts_of(message: dict[str, Any]) -> str:
+    if message["part"] is not None:
+        return f"part {message['part']['id']}"
+    return "parts that cannot be named" if message["parts"] is None else f"{message['parts']} parts"
 
 
 def _report(tally: Tally) -> int:
@@ -109,7 +128,7 @@ def _report(tally: Tally) -> int:
 
 
 def _news(tally: Tally) -> int:
-    return tally.counts["decision"] + tally.counts["event"] + tally.counts["gap"]
+    return tally.counts["live"] + tally.counts["backfill"]
 
 
 def _left_s(deadline: float | None) -> float | None:

@@ -7,6 +7,7 @@ import time
 from itertools import takewhile
 
 from lineside.deliver.tables import Row
+from lineside.metrics import Latency
 
 STEADY_S = 10.0  # a connection that lasted so long, or delivered something, ends the backoff
 
@@ -44,23 +45,26 @@ class Settling:
 
 
 class InFlight:
-    """Packet ids and the rows that they carry (None: a status), in the order of sending."""
+    """Packet ids and the rows that they carry (or the topic of something else), in the order of sending."""
 
     def __init__(self, settle_s: float) -> None:
-        self._packets: dict[int, tuple[Row | None, float]] = {}
+        self._packets: dict[int, tuple[Row | str, float]] = {}
         self.rows: set[int] = set()  # ids
         self.settling = Settling(settle_s)
+        self.round_trip = Latency()  # of rows, from sending to the answer
 
-    def sent(self, packet: int, row: Row | None) -> None:
-        self._packets[packet] = (row, time.monotonic())
-        if row is not None:
-            self.rows.add(row.id)
+    def sent(self, packet: int, what: Row | str) -> None:
+        self._packets[packet] = (what, time.monotonic())
+        if not isinstance(what, str):
+            self.rows.add(what.id)
 
-    def answered(self, packet: int) -> Row | None:
-        row, _ = self._packets.pop(packet, (None, 0.0))
-        if row is not None:
-            self.rows.discard(row.id)
-        return row
+    def answered(self, packet: int) -> Row | str | None:
+        """What the packet carried; None for one that is not known."""
+        what, sent = self._packets.pop(packet, (None, 0.0))
+        if what is not None and not isinstance(what, str):
+            self.rows.discard(what.id)
+            self.round_trip.add(int((time.monotonic() - sent) * 1e9))
+        return what
 
     def waits_s(self) -> float:
         """How long the oldest has waited for its answer."""
@@ -68,7 +72,9 @@ class InFlight:
 
     def void_rows(self) -> None:
         """The store was replaced: row ids mean other rows now, answers to the old ones mean nothing."""
-        self._packets = {packet: (None, sent) for packet, (_, sent) in self._packets.items()}
+        self._packets = {
+            packet: (what if isinstance(what, str) else "", sent) for packet, (what, sent) in self._packets.items()
+        }
         self.rows.clear()
         self.settling.take_all()
 

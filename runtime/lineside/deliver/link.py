@@ -11,18 +11,20 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTv5, MQTTv311
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+RECEIVE_MAX_BYTES = 1 << 20
 GREETING_S = 10.0  # from the TCP connection to the broker's CONNACK
+WITH_WILL = 0x04  # MQTT 5 DISCONNECT: publish the will all the same
 TAKEN_OVER = 0x8E  # MQTT 5 DISCONNECT: another client connected with our client_id
 
 TOO_LARGE = 0x95  # MQTT 5 "packet too large"
@@ -56,24 +58,58 @@ class Broker:
         return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
 
+class Will(NamedTuple):
+    """What the broker publishes when we vanish; `always`: on MQTT 5 also when we say goodbye."""
+
+    topic: str
+    payload: bytes
+    retain: bool = True
+    always: bool = False
+
+
+class Incoming(NamedTuple):
+    """A message on a topic that was subscribed to. An answer goes to `response_topic`, with `correlation` (MQTT 5)."""
+
+    topic: str
+    payload: bytes
+    retain: bool  # the broker had kept it
+    response_topic: str | None = None
+    correlation: bytes | None = None
+
+
 class Link:
     """`state` goes dialling -> greeting -> up -> down; `fault` says why it is down.
 
-    One thread alternates `wait` and `handle`, which calls `on_ack(mid, reason code)`. Callers keep all methods but
-    `wait` and `wants_write` from running at the same time.
+    One thread alternates `wait` and `handle`, which calls `on_ack(mid, reason code)` and `on_message`. Callers keep
+    all methods but `wait` and `wants_write` from running at the same time. `topics` are subscribed to as soon as the
+    link is up; `granted` has the broker's reason code for each that it has answered.
     """
 
-    def __init__(self, broker: Broker, will: tuple[str, bytes], on_ack: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        will: Will,
+        on_ack: Callable[[int, int], None],
+        topics: Sequence[str] = (),
+        on_message: Callable[[Incoming], None] = lambda message: None,
+    ) -> None:
         self.broker = broker
         self.state: Literal["dialling", "greeting", "up", "down"] = "dialling"
         self.fault = ""
+        self.was_reached = False  # a CONNECT may have got to the broker
         self.receive_max = 65535  # messages in flight that the broker allows
         self.packet_max_bytes: int | None = None
+        self.topics = topics
+        self.granted: dict[str, int] = {}
+        self._asked: dict[int | None, str] = {}  # packet id -> topic
         self._client = _client(broker)
-        self._client.will_set(*will, qos=1, retain=True)
+        self._client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
+        self._will_always = will.always
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = lambda _client, _user, mid, code, _properties: on_ack(mid, code.value)
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = lambda _client, _user, message: _hand_over(message, on_message)
         self._lock = threading.Lock()  # `state` while the dialling thread lives
         self._since = time.monotonic()
         self._misc_at = 0.0
@@ -82,13 +118,28 @@ class Link:
         """Connect in a thread of its own (names are looked up with no limit of time); `wake` tells that it is done."""
         threading.Thread(target=self._dial, args=(wake,), name="mqtt-dial", daemon=True).start()
 
-    def publish(self, topic: str, payload: bytes, retain: bool = False, expiry_s: int | None = None) -> int | None:
-        """Send with QoS 1; the packet id that its acknowledgement will carry, or None when the link went down."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        correlation: bytes | None = None,
+        qos: Literal[0, 1] = 1,
+    ) -> int | None:
+        """Send; the packet id that its acknowledgement will carry, or None when the link went down.
+
+        `expiry_s` and `correlation` are told where MQTT 5 is spoken. With QoS 0 the acknowledgement is paho's own:
+        the bytes were handed to the network.
+        """
         properties = None
-        if expiry_s is not None and self.broker.protocol == "5":
+        if (expiry_s is not None or correlation is not None) and self.broker.protocol == "5":
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
-        sent = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+            if expiry_s is not None:
+                properties.MessageExpiryInterval = expiry_s
+            if correlation is not None:
+                properties.CorrelationData = correlation
+        sent = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self.close(self.fault or "connection lost while sending")
             return None
@@ -124,11 +175,13 @@ class Link:
         """Whether bytes wait for room in the socket, so that the thread in `wait` must look again."""
         return self._client.want_write()
 
-    def disconnect(self) -> None:
-        """Say goodbye, so that the broker does not publish the last will."""
-        if self.state == "up":
+    def disconnect(self, why: str = "closed by us") -> None:
+        """Say goodbye, so that the broker does not publish the last will (unless that says `always`)."""
+        if self.state == "up" and self._will_always and self.broker.protocol == "5":
+            self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, identifier=WITH_WILL))
+        elif self.state == "up":
             self._client.disconnect()
-        self.close("closed by us")
+        self.close(why)
 
     def close(self, fault: str) -> None:
         """Down, whatever it was; a dialling thread closes its own socket when it comes to it."""
@@ -142,14 +195,17 @@ class Link:
     def _dial(self, wake: Callable[[], None]) -> None:
         fault = ""
         try:
-            _identify(self._client, self.broker)
-            self._client.connect(self.broker.host, self.broker.port, self.broker.keepalive_s)
+            identify(self._client, self.broker)
+            self._client.connect(
+                self.broker.host, self.broker.port, self.broker.keepalive_s, properties=_limits(self.broker)
+            )
         except ssl.SSLCertVerificationError as error:
             fault = f"the broker's certificate is not trusted ({error.verify_message})"
         except (OSError, ValueError) as error:
             fault = f"cannot connect ({error})"
         sock = self._client.socket()
         with self._lock:
+            self.was_reached = not fault  # paho's connect has sent it
             if self.state == "dialling" and not fault and sock is not None:
                 self.state, self._since = "greeting", time.monotonic()
                 _without_delay(sock)
@@ -177,6 +233,13 @@ class Link:
             self.fault = "the broker takes no QoS 1: allow it there, decisions need an acknowledgement"
             return
         self.state = "up"
+        self._asked = {client.subscribe(topic, 1)[1]: topic for topic in self.topics}
+
+    def _on_subscribe(
+        self, client: Client, user: object, mid: int, codes: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        if mid in self._asked:
+            self.granted[self._asked[mid]] = codes[0].value
 
     def _on_disconnect(
         self, client: Client, user: object, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
@@ -200,6 +263,25 @@ def wait(wake_fd: int, timeout_s: float, sock_fd: int = -1, events: int = 0) -> 
     return ready.get(sock_fd, 0)
 
 
+def _hand_over(message: MQTTMessage, on_message: Callable[[Incoming], None]) -> None:
+    try:
+        topic = message.topic
+    except UnicodeDecodeError:  # no topic of ours
+        return
+    asked = message.properties
+    answer_to = (getattr(asked, "ResponseTopic", None), getattr(asked, "CorrelationData", None))
+    on_message(Incoming(topic, bytes(message.payload), message.retain, *answer_to))
+
+
+def _limits(broker: Broker) -> Properties | None:
+    """What the broker may send us (MQTT 5): nobody gets more than that into our memory."""
+    if broker.protocol != "5":
+        return None
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.MaximumPacketSize = RECEIVE_MAX_BYTES
+    return properties
+
+
 def _without_delay(sock: object) -> None:
     if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -217,7 +299,7 @@ def _client(broker: Broker) -> Client:
     return client
 
 
-def _identify(client: Client, broker: Broker) -> None:
+def identify(client: Client, broker: Broker) -> None:
     """Password and certificates, from their files. Raises OSError or ValueError (ssl.SSLError is an OSError)."""
     if broker.username is not None:
         password = broker.password_file.read_text().split("\n")[0].strip() if broker.password_file else None

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 
-from lineside.records import Decision, Event, Finding, ModelRef, Record
+from lineside.records import Decision, Event, Finding, ModelRef, Note, Record
 
 VERSION = 1  # of the message schema: fields are added without a new version, a changed meaning takes one
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _BOOLEAN = {False: "false", True: "true"}
-Kind = Literal["decision", "event", "gap"]
+Kind = Literal["decision", "event", "gap", "recipe", "evidence", "in_doubt", "audit"]
 
 
 def rfc3339(wall_ns: int) -> str:
@@ -33,12 +33,17 @@ def _second(seconds: int) -> str:
 
 
 def kind_of(record: Record) -> Kind:
+    if isinstance(record, Note):
+        return record.kind
     return "decision" if isinstance(record, Decision) else "event"
 
 
 def body(record: Record, clock_synchronized: bool) -> bytes:
     """What was decided, as a JSON object without epoch, seq and delivery."""
-    fields = _decision(record) if isinstance(record, Decision) else _event(record)
+    if isinstance(record, Note):
+        fields = {"id": record.id, **record.fields, "decided_at": rfc3339(record.decided_wall_ns)}
+    else:
+        fields = _decision(record) if isinstance(record, Decision) else _event(record)
     fields["clock_synchronized"] = clock_synchronized
     return _json(fields)
 
@@ -85,6 +90,33 @@ def offline(box: str, reason: str, fields: Mapping[str, object] | None = None) -
     return _json({**head, **(fields or {})})
 
 
+def reply(box: str, command: str, correlation: str, reason: str, result: Mapping[str, object]) -> bytes:
+    """What became of a request or command: with a `reason` it was refused, or failed."""
+    head = {"lineside": VERSION, "kind": "reply", "box": box, "command": command, "correlation": correlation}
+    return _json({**head, "ok": not reason, "reason": reason, "result": result})
+
+
+def health(
+    box: str,
+    version: str,
+    at_wall_ns: int,
+    clock_synchronized: bool,
+    health_s: float,
+    problems: Sequence[str],
+    metrics: Mapping[str, float],
+) -> bytes:
+    """How a box is: what a person should look at, and every metric by its name with labels."""
+    head = {"lineside": VERSION, "kind": "health", "box": box, "version": version, "at": rfc3339(at_wall_ns)}
+    how = {"clock_synchronized": clock_synchronized, "health_s": health_s, "problems": list(problems)}
+    return _json({**head, **how, "metrics": {name: _number(value, 9) for name, value in metrics.items()}})
+
+
+def probe(box: str, at_wall_ns: int, name: str, padding: str = "") -> bytes:
+    """What `lineside doctor` sends to see it come back; for nobody else."""
+    head = {"lineside": VERSION, "kind": "doctor", "box": box, "at": rfc3339(at_wall_ns)}
+    return _json({**head, "probe": name, "late": True, "padding": padding})
+
+
 def _decision(record: Decision) -> dict[str, object]:
     return {
         "id": record.id,
@@ -105,6 +137,7 @@ def _decision(record: Decision) -> dict[str, object]:
         "findings": [_finding(finding) for finding in record.findings],
         "model": _model(record.model),
         "backend": record.backend,
+        "recipe": record.recipe,
         "captured_at": rfc3339(record.captured_wall_ns),
         "decided_at": rfc3339(record.decided_wall_ns),
         "latency_ms": _span_ms(record.captured_ns, record.decided_ns),
@@ -122,6 +155,7 @@ def _event(record: Event) -> dict[str, object]:
         "findings": [_finding(finding) for finding in record.findings],
         "model": _model(record.model),
         "backend": record.backend,
+        "recipe": record.recipe,
         "started_at": rfc3339(record.started_wall_ns),
         "captured_at": rfc3339(record.captured_wall_ns),
         "decided_at": rfc3339(record.decided_wall_ns),

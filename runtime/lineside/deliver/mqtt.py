@@ -1,42 +1,36 @@
 """Carries journal rows to an MQTT broker: live ones first, older ones to .../backfill, none forgotten.
 
-The journal's thread publishes a live row itself, as soon as it is committed; all else, and what it cannot, is done by
-the sink's own thread, which runs the network. A row is delivered when a success reason code came for it; whatever
-happens before that sends it again.
+What of the journal goes next is the feed's business, the connection the caller's; here are topics and messages.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import platform
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from paho.mqtt.client import topic_matches_sub
+
 from lineside.contracts import Beat, Status
 from lineside.deliver import messages
-from lineside.deliver.inflight import Backoff, InFlight, Resting
+from lineside.deliver.caller import Caller, Patience
+from lineside.deliver.feed import Rules, TooLarge
 from lineside.deliver.journal import Journal
-from lineside.deliver.link import OF_THE_MESSAGE, REMEDY, TOO_LARGE, Broker, Link, wait
+from lineside.deliver.link import REMEDY, TOO_LARGE, Broker, Incoming, Will
+from lineside.deliver.said import Answers, Document, Documents, Outgoing
 from lineside.deliver.tables import Row
 from lineside.deliver.topics import Topics
-from lineside.errors import DeviceError
 
-SLICE = 16  # backlog rows between two looks at what is live
-BUSY_S = 1.0  # so long after a live row the line counts as running
-BUSY_PAUSE_S = 0.01  # between two slices while it runs: the frame path needs Python's lock more
-FAREWELL_S = 0.3  # of a stop's time kept for the offline status
-
-log = logging.getLogger(__name__)
+CHECKPOINT_S = 3600.0  # the retained checkpoint is sent so often, if it does not change
 
 
 class MqttSink:
-    """A contracts.Sink. `describe` adds fields to the retained status; options are those of config.delivery."""
+    """A contracts.Sink. `describe` adds fields to the retained status; options are those of config.delivery.
+
+    Others may say and hear something on the same connection: `keep`, `listen` (before `start`) and `answer`.
+    """
 
     def __init__(
         self,
@@ -71,244 +65,123 @@ class MqttSink:
         beat: Beat = lambda: None,
         describe: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
-        self._box = box or platform.node() or "box"
-        who = (client_id or f"lineside-{self._box}", username, password_file)
-        self._broker = Broker(host, port, protocol, *who, tls, ca_file, cert_file, key_file, keepalive_s)
-        self._topics = Topics(topic, status_topic, site, line, self._box)
+        self.box = box or platform.node() or "box"
+        self.topics = Topics(topic, status_topic, site, line, self.box)
         self._version, self._heartbeat_s = version, heartbeat_s
-        self._inflight_max = inflight
-        self._live_max_age_ms = live_max_age_ms
         self._expiry_s = {False: live_expiry_s, True: backfill_expiry_s}
-        self._ack_timeout_s = ack_timeout_s
-        self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
-        self._resting = Resting(reconnect_max_s)
-        self._beat = beat
         self._describe = describe
-
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wake = partial(os.eventfd_write, self._wake_fd, 1)
+        self.introduce: Callable[[bool], Mapping[str, object]] = lambda dialling: {}  # fields of status and last will
         self._journal = journal
         self._clock = journal.clock
-        self._lock = threading.Lock()  # everything below, and the link
-        self._link: Link | None = None
-        self._inflight = InFlight(settle_s)
-        self._next_live = 0  # id of the first row that no one has tried on this connection; 0: not yet known
-        self._scan: int | None = None  # where the look for undelivered older rows goes on; None: it is done
-        self._oldest_s: float | None = None  # age of the oldest undelivered row
-        self._oldest_at = self._backlog_at = self._live_at = self._status_at = self._dial_at = self._disk_at = 0.0
-        self._up_since: float | None = None
-        self._counts: Counter[str] = Counter()
-        self._refused: Counter[int] = Counter()  # reason code -> refusals
-        self._error, self._error_at = "", 0.0
-        self._fault, self._refused_at = "", 0.0  # of the last connection
-        self._stop_at: float | None = None
-        self._cursor = journal.cursor("mqtt", self._committed)
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._handlers: dict[str, Callable[[Incoming], None]] = {}
+        self._answers = Answers()
+        self._documents = Documents()
+        self._documents.add(Document(self.topics.status, self._status_document, heartbeat_s, retain=True))
+        self._signed: bytes | None = None  # the checkpoint that was looked at last
+        self._documents.add(Document(self.topics.document("checkpoint"), self._checkpoint, CHECKPOINT_S, retain=True))
+        who = (client_id or f"lineside-{self.box}", username, password_file)
+        self.caller = Caller(
+            "mqtt",
+            Broker(host, port, protocol, *who, tls, ca_file, cert_file, key_file, keepalive_s),
+            journal,
+            self,
+            rules=Rules(inflight, live_max_age_ms, settle_s, reconnect_max_s),
+            patience=Patience(ack_timeout_s, reconnect_min_s, reconnect_max_s),
+            beat=beat,
+        )
+        self.feed = self.caller.feed
 
     # --- for the daemon
 
     def start(self) -> None:
-        self._thread.start()
+        self.caller.start()
 
     def stop(self, flush_s: float) -> None:
         """Publish what is live and say offline, within `flush_s`; the backlog waits for the next start."""
-        self._stop_at = time.monotonic() + flush_s
-        self._wake()
-        if self._thread.ident is not None:
-            self._thread.join(flush_s + 0.5)
+        self.caller.stop(flush_s)
 
     def status(self) -> Status:
-        link, up_since = self._link, self._up_since
-        return {
-            "connected": up_since is not None,
-            "state": link.state if link else "waiting",
-            "broker": str(self._broker),
-            "pending": self._pending(),
-            "oldest_pending_s": self._oldest_s,
-            "inflight": len(self._inflight.rows),
-            **{name: self._counts[name] for name in ("published", "acked", "backfilled")},
-            **{name: self._counts[name] for name in ("connects", "disconnects", "ack_timeouts")},
-            "refused": {str(code): count for code, count in sorted(self._refused.items())},
-            "last_error": self._error,
-            "last_error_s_ago": round(time.monotonic() - self._error_at, 1) if self._error else None,
-        }
+        return self.caller.status()
 
-    # --- the sink's thread
+    # --- for whoever shares the connection
 
-    def _run(self) -> None:
-        while True:
-            self._beat()
-            with self._lock:
-                self._tend()
-                link, wait_s = self._link, self._patience_s(self._work())
-                if self._finished():  # asked last: what the journal holds is known even when the stop comes at once
-                    break
-            if link is None:
-                wait(self._wake_fd, wait_s)
-                continue
-            events = link.wait(self._wake_fd, wait_s)
-            with self._lock:
-                link.handle(events)
-        with self._lock:
-            self._farewell()
-        self._cursor.close()
+    def keep(self, topic: str, make: Callable[[], bytes | None], every_s: float, retain: bool = True) -> None:
+        """Keep a document up to date at the broker: sent on each connection, every `every_s`, and when `changed`.
 
-    def _committed(self) -> None:
-        """In the journal's thread, after each commit: one change of threads less on the way to the subscriber."""
-        if not self._lock.acquire(blocking=False):
-            self._wake()  # the sink's thread is at work and must look again
-            return
-        try:
-            done = self._up_since is not None and self._next_live > 0 and self._send_recent()
-        finally:
-            self._lock.release()
-        link = self._link
-        if not done or link is None or link.state != "up" or link.wants_write():
-            self._wake()
+        `make` is called in the sink's thread and must return soon; None sends nothing this time. Before `start` only.
+        """
+        self._documents.add(Document(topic, make, every_s, retain))
 
-    def _send_recent(self) -> bool:
-        """Publish what is live and still in memory; False when something is left for the sink's thread."""
-        if self._journal.generation != self._cursor.generation or self._stop_at is not None:
-            return False
-        last = self._journal.last_id
-        rows = self._journal.recent(self._next_live, last, self._room())
-        return rows is not None and self._send_rows(rows) and self._next_live > last
+    def changed(self, topic: str) -> None:
+        """Send a kept document now; from any thread."""
+        self._documents.changed(topic)
+        self.caller.wake()
 
-    def _finished(self) -> bool:
-        if self._stop_at is None:
-            return False
-        if self._up_since is None or not self._cursor.generation or time.monotonic() > self._stop_at - FAREWELL_S:
-            return True
-        return not self._inflight.rows and self._next_live > self._cursor.last_id()
+    def listen(self, topic: str, handler: Callable[[Incoming], None]) -> None:
+        """Have `handler` called with what comes on a topic (it may be a filter with +), in the sink's thread: it must
+        return soon, raise nothing, and may `answer`. Before `start` only."""
+        self._handlers[topic] = handler
+        self.caller.topics = tuple(self._handlers)
 
-    def _patience_s(self, wait_s: float) -> float:
-        now = time.monotonic()
-        if self._link is None:
-            wait_s = min(wait_s, self._dial_at - now)
-        if self._stop_at is not None:
-            wait_s = min(wait_s, max(self._stop_at - FAREWELL_S - now, 0.0) + 0.001)
-        return min(wait_s, 1.0)
+    def answer(self, messages: Iterator[Outgoing]) -> None:
+        """Send messages behind live rows, beside the backlog, as there is room. From any thread.
 
-    def _tend(self) -> None:
-        """Dial when it is time, and notice what became of the link."""
-        now = time.monotonic()
-        if self._link is None and now >= self._dial_at and self._stop_at is None:
-            will = messages.offline(self._box, "connection lost")
-            self._link = Link(self._broker, (self._topics.status, will), self._on_ack)
-            self._link.dial(self._wake)
-        link = self._link
+        The iterator runs in the sink's thread; when the connection breaks, what it had left is dropped.
+        """
+        self._answers.add(messages)
+        self.caller.wake()
+
+    @property
+    def answering(self) -> int:
+        """Answers that are not yet sent to their end."""
+        return len(self._answers)
+
+    # --- a caller.Speaker, in the caller's thread
+
+    def will(self) -> Will:
+        return Will(self.topics.status, messages.offline(self.box, "connection lost", self.introduce(True)))
+
+    def greet(self) -> None:
+        self._documents.all_due()
+        self._answers.clear()
+
+    def speak(self, now: float) -> float:
+        if (newest := self._checkpoint()) is not self._signed:
+            self._signed = newest
+            self._documents.changed(self.topics.document("checkpoint"))
+        wait_s = self._documents.send(now, self._publish_document)
+        if not self.feed.is_open:
+            return wait_s
+        self.feed.send_live()
+        if self.caller.is_stopping:
+            return wait_s
+        wait_s = min(wait_s, self.feed.send_backlog(now))
+        if self._answers:
+            wait_s = min(wait_s, self._answers.send(now, self.feed.room_behind(), self.feed.pause_s(now), self._reply))
+        return wait_s
+
+    def hear(self, message: Incoming) -> None:
+        for topic, handler in self._handlers.items():
+            if topic_matches_sub(topic, message.topic):
+                handler(message)
+
+    def farewell(self) -> int | None:
+        payload = messages.offline(self.box, "stopped", self._fields())
+        return self._publish(self.topics.status, payload, retain=True)
+
+    # --- a feed.Outlet, also in the journal's thread
+
+    def window(self) -> int:
+        link = self.caller.link
+        return link.receive_max if link else 0
+
+    def topic(self, row: Row) -> str:
+        return self.topics.of(row.station, row.kind)
+
+    def send(self, row: Row, backfill: bool, age_ms: int | None) -> int | None:
+        link = self.caller.link
         if link is None:
-            return
-        if link.state == "up" and self._up_since is None:
-            self._connected(now)
-        if self._inflight.waits_s() > self._ack_timeout_s:
-            self._counts["ack_timeouts"] += 1
-            link.close(f"no acknowledgement within {self._ack_timeout_s:g} s")
-        if link.state == "down":
-            self._disconnected(link, now)
-
-    def _connected(self, now: float) -> None:
-        self._up_since = now
-        self._counts["connects"] += 1
-        self._status_at = 0.0
-        self._next_live = 0
-        log.info("mqtt %s: connected", self._broker)
-
-    def _disconnected(self, link: Link, now: float) -> None:
-        lasted_s = 0.0 if self._up_since is None else now - self._up_since
-        self._counts["disconnects"] += self._up_since is not None
-        if link.fault != self._fault:
-            log.warning("mqtt %s: %s; decisions wait in the journal", self._broker, link.fault)
-        self._fault = link.fault
-        if now - self._refused_at > 1.0:  # else the refusal, after which some brokers close, says more
-            self._failed(link.fault)
-        self._up_since = self._link = None
-        self._inflight.clear()
-        self._resting.lost()
-        self._dial_at = now + self._backoff.next_s(lasted_s, self._counts["acked"])
-
-    def _failed(self, why: str) -> None:
-        self._error, self._error_at = why, time.monotonic()
-
-    def _work(self) -> float:
-        """Read the journal and publish what may go now; how long to wait for more, in seconds."""
-        now = time.monotonic()
-        if now < self._disk_at:
-            return self._disk_at - now
-        try:
-            if self._cursor.refresh():  # the first store, or one that replaced it: ids mean other rows now
-                self._inflight.void_rows()
-                self._next_live = 0
-            for row_id in self._inflight.settling.settled():
-                self._cursor.deliver(row_id)
-            if now - self._oldest_at > 1.0:
-                self._oldest_at, self._oldest_s = now, self._cursor.oldest_pending_s()
-            return self._send(now) if self._up_since is not None else 1.0
-        except DeviceError as error:
-            self._failed(str(error))
-            self._disk_at = now + 1.0
-            return 1.0
-
-    def _send(self, now: float) -> float:
-        if now >= self._status_at:
-            self._publish_status()
-        if not self._cursor.generation:
-            return self._status_at - now
-        if not self._next_live:
-            self._next_live = self._cursor.first_live(self._live_max_age_ms * 1_000_000)
-            self._scan = 1
-        self._send_live()
-        wait_s = self._send_backlog(now) if self._stop_at is None else 1.0
-        return min(wait_s, self._status_at - now)
-
-    def _send_live(self) -> None:
-        while self._room() > 0 and self._next_live <= self._cursor.last_id():
-            rows = self._cursor.rows(self._next_live, self._cursor.last_id(), self._room())
-            if not self._send_rows(rows):
-                return
-            if not rows:  # pruned, or taken out by hand
-                self._next_live = self._cursor.last_id() + 1
-
-    def _send_rows(self, rows: list[Row]) -> bool:
-        for row in rows:
-            if not self._is_sent(row) and not self._publish(row):
-                return False
-            self._next_live = row.id + 1
-            self._live_at = time.monotonic()
-        return True
-
-    def _send_backlog(self, now: float) -> float:
-        """One slice of older rows, when nothing is live; how long to wait for the next, in seconds."""
-        if self._scan is None:
-            retry_at = self._resting.next_at()
-            if now < retry_at:
-                return retry_at - now
-            self._scan = 1
-        room = min(self._room() - self._inflight_max // 4, SLICE)  # a quarter of the window is for live rows only
-        if room <= 0 or self._next_live <= self._cursor.last_id():
-            return 1.0  # an acknowledgement will wake us
-        if now < self._backlog_at:
-            return self._backlog_at - now
-        rows, following = self._cursor.backlog(self._scan, self._next_live, room)
-        for row in rows:
-            if not self._is_sent(row) and not self._publish(row):
-                return 0.0
-        self._scan = following if following < self._next_live else None
-        busy = now - self._live_at < BUSY_S
-        self._backlog_at = now + (BUSY_PAUSE_S if busy else 0.0)
-        return BUSY_PAUSE_S if busy else 0.0
-
-    def _room(self) -> int:
-        link = self._link
-        return min(self._inflight_max, link.receive_max if link else 0) - len(self._inflight)
-
-    def _publish(self, row: Row) -> bool:
-        """Send one row, unless the broker refused its like just now; False when the link went down."""
-        topic = self._topics.of(row.station, row.kind)
-        if not self._resting.may_send(topic, row.id):
-            return True
-        age_ms = self._cursor.age_ms(row)
-        backfill = not self._cursor.is_of_this_boot(row) or age_ms is None or age_ms > self._live_max_age_ms
+            return None
         payload = messages.message(
             row.body,
             kind=row.kind,
@@ -319,53 +192,50 @@ class MqttSink:
             backfill=backfill,
             age_ms=age_ms,
         )
-        link = self._link
-        if link is None:
-            return False
+        topic = self.topics.of(row.station, row.kind)
         if link.packet_max_bytes is not None and len(payload) + len(topic) + 64 > link.packet_max_bytes:
-            self._refuse(TOO_LARGE, row)
-            return True
+            raise TooLarge(TOO_LARGE)
         full = topic + "/backfill" if backfill else topic
-        if (mid := link.publish(full, payload, expiry_s=self._expiry_s[backfill])) is None:
-            return False
-        self._inflight.sent(mid, row)
-        self._counts["published"] += 1
-        self._counts["backfilled"] += backfill
-        self._sent(row)
-        return True
+        return link.publish(full, payload, expiry_s=self._expiry_s[backfill])
 
-    def _is_sent(self, row: Row) -> bool:
-        return self._inflight.has_row(row.id) or self._cursor.is_delivered(row.id)
+    def refused(self, topic: str, reason: int) -> None:
+        self._documents.refused(topic, time.monotonic())
+        remedy = REMEDY.get(reason, "see its log")
+        self.caller.refused(f"the broker refused {topic} (reason code {reason}): {remedy}")
 
-    def _pending(self) -> int:
-        return max(self._cursor.pending() - len(self._inflight.settling), 0)
+    # --- what is no row
 
-    def _sent(self, row: Row) -> None:
-        """Sent is not delivered: nothing moves here."""
+    def _publish(
+        self,
+        topic: str,
+        payload: bytes,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        correlation: bytes | None = None,
+    ) -> int | None:
+        link = self.caller.link
+        packet = link.publish(topic, payload, retain, expiry_s, correlation) if link else None
+        if packet is not None:
+            self.feed.inflight.sent(packet, topic)
+        return packet
 
-    def _on_ack(self, mid: int, reason: int) -> None:
-        row = self._inflight.answered(mid)
-        if row is None:
-            return
-        if reason >= 0x80:
-            self._refuse(reason, row)
-            return
-        self._inflight.settling.add(row.id)
-        self._counts["acked"] += 1
-        if self._resting.accepted(self._topics.of(row.station, row.kind), row.id):
-            self._scan = 1
+    def _publish_document(self, document: Document, payload: bytes) -> None:
+        self._publish(document.topic, payload, document.retain)
 
-    def _refuse(self, reason: int, row: Row) -> None:
-        """The broker took no responsibility: the row stays undelivered and is tried again, the rest goes on."""
-        topic = self._topics.of(row.station, row.kind)
-        self._refused[reason] += 1
-        self._refused_at = time.monotonic()
-        self._resting.refused(row.id if reason in OF_THE_MESSAGE else topic)
-        self._failed(f"the broker refused {topic} (reason code {reason}): {REMEDY.get(reason, 'see its log')}")
+    def _reply(self, message: Outgoing) -> bool:
+        link = self.caller.link
+        size_bytes = len(message.payload) + len(message.topic) + 64
+        if link and link.packet_max_bytes is not None and size_bytes > link.packet_max_bytes:
+            self.refused(message.topic, TOO_LARGE)  # who asked is told by what is missing
+            return True
+        sent = self._publish(message.topic, message.payload, False, message.expiry_s, message.correlation)
+        return sent is not None
 
-    def _publish_status(self) -> None:
-        self._status_at = time.monotonic() + self._heartbeat_s
-        self._publish_retained(messages.online(self._box, self._version, {**self._fields(), **self._describe()}))
+    def _status_document(self) -> bytes:
+        return messages.online(self.box, self._version, {**self._fields(), **self._describe()})
+
+    def _checkpoint(self) -> bytes | None:
+        return self._journal.documents().get("checkpoint")
 
     def _fields(self) -> dict[str, object]:
         return {
@@ -375,26 +245,6 @@ class MqttSink:
             "epoch": self._journal.epoch,
             "last_seq": self._journal.last_seq(),
             "previous": self._journal.previous(),
-            "pending": self._pending(),
+            "pending": self.feed.pending(),
+            **self.introduce(False),
         }
-
-    def _publish_retained(self, payload: bytes) -> int | None:
-        link = self._link
-        mid = link.publish(self._topics.status, payload, retain=True) if link else None
-        if mid is not None:
-            self._inflight.sent(mid, None)
-        return mid
-
-    def _farewell(self) -> None:
-        if self._link is None:
-            return
-        if self._up_since is not None:
-            mid = self._publish_retained(messages.offline(self._box, "stopped", self._fields()))
-            until = time.monotonic() + FAREWELL_S
-            while mid in self._inflight and self._link.state == "up" and time.monotonic() < until:
-                self._link.handle(self._link.wait(self._wake_fd, until - time.monotonic()))
-        if self._link.state == "up":
-            for row_id in self._inflight.settling.take_all():
-                self._cursor.deliver(row_id)
-        self._link.disconnect()
-        self._up_since = None

@@ -20,9 +20,9 @@ class Tally:
         self._declared: dict[Key, Spans] = {}  # gone for good, says a gap message
 
     def is_new(self, message: Mapping[str, Any]) -> bool:
-        """False for a status and for what was seen before."""
-        if message["kind"] == "status":
-            self.counts["status"] += 1
+        """False for what has no seq, such as a status, and for what was seen before."""
+        if "seq" not in message:
+            self.counts[message["kind"]] += 1
             return False
         key, seq = (message["station"], message["epoch"]), message["seq"]
         seen = self._seen.setdefault(key, Spans())

@@ -1,4 +1,4 @@
-"""Checks a message against the JSON Schema that ships with lineside; the part of draft 2020-12 that those four use.
+"""Checks a message against the JSON Schema that ships with lineside; the part of draft 2020-12 that those use.
 
 No jsonschema package: `lineside subscribe` works on any box that has lineside. Tests hold the two against each other.
 """
@@ -14,7 +14,10 @@ from typing import Any, TypeAlias
 
 Rule: TypeAlias = Mapping[str, Any]  # a JSON Schema
 
-KINDS = ("decision", "event", "gap", "status")
+KINDS = (
+    *("decision", "event", "gap", "recipe", "evidence", "in_doubt", "audit"),  # of the journal
+    *("status", "checkpoint", "health", "reply", "doctor"),
+)
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -28,7 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @cache
 def schema(kind: str) -> Rule:
-    """The JSON Schema of decision, event, gap or status."""
+    """The JSON Schema of one of KINDS."""
     loaded: Rule = json.loads((Path(__file__).parent / "schema" / f"{kind}.json").read_text())
     return loaded
 
