@@ -51,3 +51,17 @@ def test_two_looks_tell_what_came_between(earlier_ns: list[int], later_ns: list[
     between.subtract(before)
     assert quantile(between, 0.5) == quantile(alone.counts(), 0.5)
     assert between.total() == len(later_ns)
+
+
+EDGES_S = (0.0001, 0.001, 0.02, 0.5, 10.0)
+
+
+@given(st.lists(st.integers(1_000, 50_000_000_000), max_size=100))
+def test_counts_below_an_edge_are_right_within_one_bucket(values_ns: list[int]) -> None:
+    latency = Latency()
+    for value_ns in values_ns:
+        latency.add(value_ns)
+    for edge_s, count in zip(EDGES_S, latency.below(EDGES_S), strict=True):
+        surely = sum(value_ns <= edge_s * 1e9 / BUCKET / 1.001 for value_ns in values_ns)
+        assert surely <= count <= sum(value_ns <= edge_s * 1e9 * 1.001 for value_ns in values_ns)
+    assert latency.sum_ns == sum(values_ns)
