@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 CLIP ?=
 BUNDLE ?=
 PYTEST ?=
+SOAK ?=
 STAMPS := $(VENV)/.lineside
 
 help:  ## list the targets
@@ -32,14 +33,19 @@ check: $(STAMPS)/dev  ## lint, format and types
 bench: $(STAMPS)/dev  ## speed and memory against lean baselines in the same run
 	@$(BIN)/python tools/bench_path.py
 
-setup: $(STAMPS)/dev $(STAMPS)/legacy $(STAMPS)/system  ## what `make test` needs, without running it
+soak: setup  ## kill, cut and unplug a running line hundreds of times: is anything lost? SOAK='--minutes 30' limits it
+	@$(BIN)/python tools/soak.py --seed 1 --keep out/soak.jsonl --write docs/reliability.md $(SOAK)
+
+setup: $(STAMPS)/dev $(STAMPS)/legacy $(STAMPS)/system $(STAMPS)/js  ## what `make test` needs, without running it
+
+$(STAMPS)/js: tests/js/package-lock.json $(STAMPS)/system
 
 $(STAMPS)/%: pyproject.toml tools/setup.sh
 	@tools/setup.sh $*
 
 clean:  ## remove whatever the targets above made, the virtual environment included
-	rm -rf $(VENV) .venv-legacy build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-legacy tests/js/node_modules build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-wheel test-exporters check bench setup clean
+.PHONY: help demo test test-wheel test-exporters check bench soak setup clean

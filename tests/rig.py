@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,13 @@ def lineside(
     )
 
 
+def rows(folder: Path, kind: str) -> list[tuple[int, int, dict[str, Any]]]:
+    """(run of the journal, seq, what it says) of every record of that kind on a daemon's disk, as committed."""
+    with sqlite3.connect(f"file:{folder}/state/journal.db?mode=ro", uri=True) as store:
+        found = store.execute("SELECT run, seq, body FROM row WHERE kind = ? ORDER BY id", (kind,)).fetchall()
+    return [(run, seq, json.loads(body)) for run, seq, body in found]
+
+
 class Daemon:
     """`lineside run` on a configuration, as a process. A context that leaves none behind."""
 
@@ -233,12 +241,21 @@ class Subscriber:
 
     def by_seq(self, kind: str = "decision", station: str | None = None) -> dict[int, dict[str, Any]]:
         """Seq -> message; asserts that a seq never came with two contents."""
+        found = self._by_seq(station)
+        return {seq: message for seq, message in found.items() if message["kind"] == kind}
+
+    def seqs(self, station: str | None = None) -> list[int]:
+        """Every seq that came, of whatever kind, in order."""
+        return sorted(self._by_seq(station))
+
+    def _by_seq(self, station: str | None) -> dict[int, dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {}
-        for message in self.all(kind):
-            if station is not None and message["station"] != station:
+        for _, message in self.seen():
+            if "seq" not in message or station not in (None, message["station"]):
                 continue
             first = found.setdefault(message["seq"], message)
-            assert first["id"] == message["id"], f"seq {message['seq']} stands for two decisions"
+            assert first["kind"] == message["kind"], f"seq {message['seq']} stands for two records"
+            assert first.get("id") == message.get("id"), f"seq {message['seq']} stands for two records"
         return found
 
     def __enter__(self) -> Subscriber:

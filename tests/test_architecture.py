@@ -14,13 +14,14 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runtime" / "lineside"
 STAGES = {"hal", "cameras", "triggers", "vision", "decide", "deliver", "store"}
-COMMON = {"records", "contracts", "errors", "registry", "resources", "images", "checked"}
-WIRING = {"pipeline", "plan", "recipe", "daemon", "cli", "commands"}  # who may know the stages
+COMMON = {"records", "contracts", "errors", "registry", "resources", "images", "checked", "metrics", "plain"}
+# who may know the stages
+WIRING = {"pipeline", "plan", "recipe", "golden", "daemon", "delivery", "cli", "commands", "evidence", "replay"}
 VENDORS = {  # import names that only a driver's constructor may ask for, through registry.vendor
     *("onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime", "onnx", "iotcore", "av", "serial", "gi"),
-    *("pymodbus", "torch", "tensorflow", "PIL", "psutil"),
+    *("pymodbus", "torch", "tensorflow", "PIL", "psutil", "google"),
 }
-CORE = {"numpy", "cv2", "paho", "pydantic"}  # what the wheel itself depends on
+CORE = {"numpy", "cv2", "paho", "pydantic", "nacl"}  # what the wheel itself depends on
 MAX_LINES = 400
 # Names for one licence family; a classifier or an SPDX expression that holds one of these is not shipped.
 COPYLEFT = ("AGPL", "GPL", "AFFERO", "GNU GENERAL PUBLIC")
@@ -192,7 +193,7 @@ def licence_of(name: str) -> str:
 
 
 def test_nothing_copyleft_is_pulled_in_by_the_wheel_or_its_runtime_extras() -> None:
-    extras = frozenset({"onnxruntime", "openvino", "litert", "demo"})
+    extras = frozenset({"onnxruntime", "openvino", "litert", "demo", "sparkplug"})
     names = closure(metadata.requires("lineside") or [], extras) - {"lineside"}
     assert {"numpy", "pydantic", "paho-mqtt", "opencv-python-headless", "onnxruntime"} <= names
     licences = {name: licence_of(name) for name in sorted(names)}

@@ -125,6 +125,25 @@ def test_an_object_that_vanishes_before_the_line_or_appears_behind_it_is_a_count
     assert balanced(free)
 
 
+def test_a_part_has_its_id_from_its_confirmation_and_keeps_it_until_it_is_announced_or_given_up() -> None:
+    free = trigger(min_hits=3)
+    opened: list[set[str]] = []
+    parts: list[Part] = []
+    for frame in range(20):
+        parts += free.step(seen(frame, part_at(20.0 * frame)), 0)
+        opened.append(set(free.open_parts()))
+    assert opened[1] == set()
+    assert opened[2] == opened[16] == {parts[0].id}
+    assert opened[17] == set(), "announced"
+    for frame in range(20, 26):
+        free.step(seen(frame, part_at(20.0 * frame), part_at(100)), 0)
+    (lost,) = free.open_parts()
+    assert lost != parts[0].id
+    free.finish()
+    assert free.open_parts() == set()
+    assert free.status()["given_up"] == 1
+
+
 def test_an_object_seen_too_seldom_to_be_sure_is_counted_where_it_crossed() -> None:
     free = trigger(min_hits=5)
     assert ran(free, [290.0, 310, 335, 350]) == []

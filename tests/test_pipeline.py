@@ -20,12 +20,13 @@ from fakes import FakeClock
 from lineside.checked import checked
 from lineside.clock import SystemClock
 from lineside.config.stations import StationConfig
+from lineside.contracts import Committed
 from lineside.errors import DeviceError
 from lineside.hal.executor import Executor
 from lineside.hal.profile import Candidate, Match, Profile, Thermal
 from lineside.pipeline import Station
 from lineside.recipe import Model, Recipe, open_model, recipe_for
-from lineside.records import Decision, Event, Frame, Image, Record, Tensor, TensorSpec
+from lineside.records import Decision, Event, Frame, Image, Record, Tensor, TensorSpec, Window
 from lineside.store.bundle import open_bundle
 from rig import BANDS, fake_bundle, grey
 
@@ -55,8 +56,10 @@ class Kept:
 
     records: list[Record] = field(default_factory=list)
 
-    def put(self, record: Record) -> None:
+    def put(self, record: Record, committed: Committed | None = None) -> None:
         self.records.append(record)
+        if committed is not None:
+            committed()
 
     def decisions(self) -> list[Decision]:
         return [record for record in self.records if isinstance(record, Decision)]
@@ -76,7 +79,7 @@ class Uneven:
         self._random = random.Random(seed)
         self._breaks = breaks
 
-    def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+    def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         band = int(pixels.mean() * BANDS / 256)
         time.sleep(self._random.choice((0.0, 0.0005, 0.003)))
         if band in self._breaks:
@@ -120,9 +123,7 @@ def recipe(station: StationConfig, open_backend: Callable[[], Uneven] | None = N
     model = opened(lanes)
     if open_backend is not None:
         device = Executor(open_backend, slots=lanes, clock=SystemClock(), reopen_min_s=0.001, reopen_max_s=0.001)
-        model = Model(
-            model.ref, model.task, model.labels, "fake:cpu", model.artefact, 1, device, model.prepare, model.decoder
-        )
+        model = replace(model, backend="fake:cpu", threads=1, executor=device)
     return recipe_for("s1", station, model)
 
 
@@ -238,10 +239,10 @@ def test_a_stop_finishes_the_frame_in_hand_and_takes_no_other(eventually: Callab
     inside, go_on = threading.Event(), threading.Event()
 
     class Held(Uneven):
-        def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+        def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
             inside.set()
             assert go_on.wait(10)
-            return super().infer(pixels, slot)
+            return super().infer(pixels, slot, window)
 
     store = Kept()
     station = Station("s1", Line(frames(5)), recipe(config(), lambda: Held(1, frozenset())), store, FakeClock())
@@ -260,10 +261,10 @@ def test_a_slow_frame_keeps_no_lane_from_the_next_ones_and_only_so_many_wait(eve
     class Stuck(Uneven):
         """The first frame is not seen until it is let go."""
 
-        def infer(self, pixels: Image, slot: int = 0) -> tuple[Tensor, ...]:
+        def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
             seen.append(slot)
             assert pixels.mean() > 256 / BANDS or go_on.wait(10)
-            return super().infer(pixels, slot)
+            return super().infer(pixels, slot, window)
 
     store = Kept()
     line = recipe(config(slots=2), lambda: Stuck(1, frozenset()), lanes=2)

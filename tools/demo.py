@@ -33,7 +33,7 @@ from lineside.errors import ConfigError, LinesideError
 from lineside.records import Finding, Image
 from lineside.registry import vendor
 from lineside.store.bundle import Bundle, open_bundle
-from lineside.vision.draw import annotate, contact_sheet
+from lineside.vision.draw import annotate, contact_sheet, cut_out
 
 SHIPPED = "conveyor-parts"
 MATCH_S = 0.4  # a decision and the truth's crossing belong together if they are no further apart
@@ -304,7 +304,7 @@ def _disagreements(clip: Path, decisions: list[Message], truth: dict[str, Any]) 
             [Finding(defect["kind"], 1, 1.0, tuple(defect["box"])) for defect in seen["defects"]],
         )
         said = decision["cause"] if decision else "no decision"
-        tiles.append((_cut(image, seen["box"]), f"is {', '.join(part['defects']) or 'ok'}; said {said}"))
+        tiles.append((cut_out(image, seen["box"]), f"is {', '.join(part['defects']) or 'ok'}; said {said}"))
     return tiles
 
 
@@ -334,11 +334,6 @@ def _frames(clip: Path, numbers: set[int]) -> dict[int, Image]:
         if number in numbers:
             found[number] = np.asarray(video.retrieve()[1], np.uint8)
     return found
-
-
-def _cut(image: Image, box: list[float]) -> Image:
-    x1, y1, x2, y2 = (round(side) for side in box)
-    return image[max(0, y1 - 12) : y2 + 12, max(0, x1 - 12) : x2 + 12]
 
 
 def _free_port() -> int:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from lineside.control import ask
+from lineside.errors import RemoteError
 
 # without the autosave lines mosquitto 2.0 loses acknowledged messages on kill -9, without max_queued_messages more
 CRASH_SAFE = (
@@ -79,6 +80,10 @@ class Broker:
             self._process.wait()
             self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def _listens(self) -> bool:
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0
@@ -99,27 +104,67 @@ class Lineside:
     `started_s` is time.monotonic() right before the process is made.
     """
 
-    def __init__(self, folder: Path, body: str, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        body: str,
+        cache_dir: Path | None = None,
+        *,
+        log_decisions: bool = False,
+        program: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`program` stands for the command `lineside`; `environment` is added to this process's own."""
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._socket = folder / "control.sock"
         head = {
             "control_socket": self._socket,
             "state_dir": folder / "state",
             "cache_dir": cache_dir or folder / "cache",
         }
-        lines = ["[daemon]", "log_decisions = false", *(f'{key} = "{path}"' for key, path in head.items())]
+        logged = f"log_decisions = {str(log_decisions).lower()}"
+        lines = ["[daemon]", logged, *(f'{key} = "{path}"' for key, path in head.items())]
         (folder / "lineside.toml").write_text("\n".join([*lines, "", body]))
         self._log = folder / "daemon.log"
-        command = [str(Path(sys.executable).with_name("lineside")), "run", str(folder / "lineside.toml")]
-        with self._log.open("wb") as log:
+        program = program or [str(Path(sys.executable).with_name("lineside"))]
+        self._command = [*program, "run", str(folder / "lineside.toml")]
+        self._environment = {**os.environ, **(environment or {})}
+        self.start()
+
+    def start(self) -> None:
+        """Also after `kill` or `stop`; the log goes on."""
+        with self._log.open("ab") as log:
             self.started_s = time.monotonic()
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment
+            )
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_up(self) -> bool:
+        """Whether it answers; ends the program with the daemon's own words if the daemon has ended."""
+        try:
+            return bool(self.status())
+        except RemoteError:
+            return not self.check_alive()
 
     def status(self) -> dict[str, Any]:
         """What `lineside status` shows."""
         answer = ask(self._socket, "status")
         assert isinstance(answer, dict)
         return answer
+
+    def decisions(self, station: str) -> int:
+        """How many it has made since its start; 0 before the station is open."""
+        return int(self.status().get("stations", {}).get(station, {}).get("decisions", 0))
 
     def frame_path_ms(self, station: str) -> Counter[float]:
         """How many frames took so many milliseconds so far."""

@@ -3,16 +3,18 @@
 #   tools/setup.sh demo     .venv with the extra `demo`
 #   tools/setup.sh dev      .venv with everything that the tests and checks import
 #   tools/setup.sh legacy   .venv-legacy with the old tflite_runtime that Coral boxes have (where there is a Python 3.11)
+#   tools/setup.sh js       tests/js/node_modules, the tests' peers in JavaScript (where there is npm)
 #   tools/setup.sh system   Debian packages of the tests' real peers (broker, cameras, systemd); named if not installable
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=.venv
 STAMPS=$VENV/.lineside
 
-# The real peers of tests/: a broker, pseudo serial lines, an RTSP server, a booted systemd, a C compiler for a stand-in
-# accelerator. On a machine with systemd as PID 1, Debian starts the packaged mosquitto; the tests start their own.
+# The real peers of tests/: a broker, promtool, pseudo serial lines, an RTSP server, a booted systemd, a C compiler for a
+# stand-in accelerator, Node for peers in JavaScript. On a machine with systemd as PID 1, Debian starts the packaged
+# mosquitto and prometheus; the tests start their own.
 PACKAGES=(
-  mosquitto socat openssl gcc libc6-dev systemd systemd-container udev
+  mosquitto prometheus socat openssl gcc libc6-dev e2fsprogs systemd systemd-container udev nodejs npm
   python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
   gstreamer1.0-plugins-ugly
 )
@@ -64,6 +66,15 @@ make_legacy() { # the last tflite_runtime is for Python 3.11 and numpy 1
     say "tests of the old tflite_runtime are skipped"
 }
 
+make_js() {
+  if ! command -v npm >/dev/null; then
+    say "no npm: tests with peers in JavaScript are skipped"
+    return
+  fi
+  say "installing the packages of tests/js"
+  twice npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund
+}
+
 install_packages() {
   local missing=() package apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q)
   if ! command -v dpkg-query >/dev/null; then
@@ -93,7 +104,8 @@ case ${1:-} in
   demo | dev) make_venv "$1" ;;
   legacy) make_legacy ;;
   system) install_packages ;;
-  *) say "usage: tools/setup.sh demo|dev|legacy|system" && exit 64 ;;
+  js) make_js ;;
+  *) say "usage: tools/setup.sh demo|dev|legacy|system|js" && exit 64 ;;
 esac
 mkdir -p "$STAMPS"
 touch "$STAMPS/$1"

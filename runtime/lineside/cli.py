@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench", "measure a bundle on this device against a bare runtime loop"),
     "snapshot": ("snapshot", "a camera's picture with zones and lines drawn, to aim it by"),
     "status": ("status", "what a running daemon is doing, counters included"),
+    "missed": ("missed", "save a running daemon's last frames: it let a defect pass"),
+    "evidence": ("evidence", "list and verify what is kept of decisions; keys for frames with faces"),
+    "replay": ("replay", "a decision again from its evidence, or what another model would have decided"),
+    "doctor": ("doctor", "examine what lies between this box and a subscriber: `lineside doctor broker CONFIG`"),
+    "command": ("command", "tell a running daemon something, such as that a defect was missed"),
+    "ledger": ("ledger", "prove that the journal is what was written, or find what was changed"),
     "subscribe": ("subscribe", "print and validate the messages of an MQTT broker"),
 }
 
@@ -52,6 +59,7 @@ def _call(run: object, args: argparse.Namespace) -> int:
         print(f"lineside: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again while the interpreter ends
         return 130
     except BrokenPipeError:  # the reader of our output went away, as in `lineside infer ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lineside.contracts import Beat
-from lineside.errors import ConfigError, DeviceError, RemoteError
+from lineside.errors import ConfigError, DeviceError, LinesideError, RemoteError
 
 _log = logging.getLogger(__name__)
 _ROUND_S = 0.5
@@ -84,6 +84,8 @@ class ControlServer:
             return json.dumps({"error": f"unknown request; commands are {', '.join(self._commands)}"}).encode()
         try:
             return json.dumps({"result": command(request)}, default=str).encode()
+        except LinesideError as error:  # a wrong request, not a fault of the daemon
+            return json.dumps({"error": str(error)}).encode()
         except Exception as error:  # a request ends here: a question about the daemon must not end it
             _log.exception("control command %s", request["command"])
             return json.dumps({"error": f"{request['command']} failed: {error!r}; the daemon's log says more"}).encode()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import cv2
 
@@ -17,18 +16,23 @@ from lineside import __version__, logs
 from lineside.cameras.capture import Capture, Tap
 from lineside.cameras.orient import Orientation
 from lineside.clock import SystemClock
-from lineside.config import Config
 from lineside.config.cameras import CameraConfig
 from lineside.config.stations import StationConfig
-from lineside.contracts import Sink
 from lineside.control import ControlServer, default_socket
-from lineside.deliver.journal import Journal
-from lineside.errors import EXIT_CONFIG, ConfigError, LinesideError
+from lineside.deliver import messages
+from lineside.deliver.alone import Alone
+from lineside.delivery import Delivery, cache_folder, journal_path, state_folder
+from lineside.errors import EXIT_CONFIG, ConfigError, DeviceError, LinesideError
+from lineside.exporter import Exporter
+from lineside.exposition import Family
+from lineside.hal.board import temperatures
 from lineside.health import Health
+from lineside.measures import Seen, disk, families
 from lineside.pipeline import Station
 from lineside.plan import Plan
 from lineside.recipe import Model, open_model, recipe_for
 from lineside.registry import driver
+from lineside.wellbeing import brief, problems
 
 _log = logging.getLogger("lineside")
 
@@ -37,7 +41,6 @@ _FINISH_S = 0.6  # a stop finishes the frames in hand within this,
 _FLUSH_S = 1.0  # and delivers what they decided within this: two seconds in all
 _DRAIN_S = 2.0  # after the last clip has ended: so long without one more delivery
 _SWITCH_S = 0.0005  # Python's lock changes hands sooner: a busy thread delays the others by 0.7 instead of 5 ms
-_LINGER_S = 0.05  # a commit at full speed gathers so long: nobody waits for one decision, and commits cost frames
 _STALE_S = 5.0
 _CAMERA_STALE_S = 60.0  # a read that hangs is the capture's own business for so long: it reopens the camera
 _ENGINE_BUILD_S = 1800.0  # TensorRT's first build of an engine takes minutes
@@ -69,9 +72,9 @@ class Daemon:
         self._started_ns = self._clock.monotonic_ns()
         self._state_dir, self._cache_dir = state_folder(config), cache_folder(config)
         self._captures: dict[str, Capture] = {}
-        self._journal: Journal | None = None
-        self._sinks: dict[str, Sink] = {}
+        self._delivery: Delivery | None = None
         self._control: ControlServer | None = None
+        self._exporter: Exporter | None = None
         self._stations: dict[str, Station] = {}
         self._lanes: list[threading.Thread] = []
         self._models: list[Model] = []
@@ -83,12 +86,21 @@ class Daemon:
         config = self._config
         try:
             self._start_control()  # before all else: a second daemon is refused while it has disturbed nothing
+            self._alone = Alone(journal_path(config))
             self._captures = {name: self._capture(name, camera) for name, camera in config.cameras.items()}
             taps = {name: self._tap(station) for name, station in config.stations.items()}
             for capture in self._captures.values():
                 capture.start()  # first: a camera opens while the model loads
-            self._start_delivery()
-            self._open_stations(taps)
+            delivery = self._delivery = Delivery(
+                config,
+                self._clock,
+                self._health,
+                is_hurried=self._is_hurried,
+                is_alive=self._sees,
+                health=self._health_message,
+            )
+            delivery.start()
+            self._open_stations(taps, delivery)
             self._start_lanes()
             self._watch()
         finally:
@@ -99,15 +111,16 @@ class Daemon:
 
     def status(self) -> dict[str, object]:
         """What `lineside status` shows: JSON values, counters included."""
-        sinks = {name: dict(sink.status()) for name, sink in self._sinks.copy().items()}
         return {
             "version": __version__,
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 1),
             "profile": self._plan.profile.name,
             "cameras": {name: dict(capture.status()) for name, capture in self._captures.items()},
             "stations": {name: dict(station.status()) for name, station in self._stations.copy().items()},
-            "journal": dict(self._journal.status()) if self._journal else {},
-            **sinks,
+            **(self._delivery.status() if self._delivery else {"journal": {}}),
+            "disk": disk(self._state_dir),
+            "temperature": self._plan.profile.thermal.status(temperatures()),
+            **({"metrics": dict(self._exporter.status())} if self._exporter else {}),
             "log_lines_dropped": logs.dropped(),
             "health": dict(self._health.workers()),
         }
@@ -115,6 +128,33 @@ class Daemon:
     def histograms(self) -> dict[str, dict[str, dict[float, int]]]:
         """Each station's latencies: who asks twice can tell what came between."""
         return {name: station.histograms() for name, station in self._stations.copy().items()}
+
+    def _tell(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        """A command of whoever may open the control socket."""
+        if self._delivery is None:
+            raise DeviceError("the daemon is still starting: try again in a moment")
+        return self._delivery.commands.tell(request)
+
+    def measures(self) -> Iterator[Family]:
+        """All that is counted, for Prometheus and for health messages."""
+        delivery = self._delivery
+        seen = Seen(
+            status=self.status(),
+            sinks=tuple(delivery.sinks.copy()) if delivery else (),
+            latencies={name: station.latencies() for name, station in self._stations.copy().items()},
+            commits=delivery.journal.commit_times if delivery else None,
+            acks=delivery.round_trips() if delivery else {},
+            clock_synchronized=self._clock.synchronized(),
+        )
+        return families(seen)
+
+    def _health_message(self, box: str, health_s: float) -> bytes | None:
+        """What Prometheus would see, for who reads MQTT; None while the stations are being opened."""
+        if not self._stations:
+            return None
+        metrics, faults = brief(self.measures()), problems(self.status())
+        at, synchronized = self._clock.wall_ns(), self._clock.synchronized()
+        return messages.health(box, __version__, at, synchronized, health_s, faults, metrics)
 
     # --- wiring
 
@@ -139,69 +179,73 @@ class Daemon:
         queue_frames = station.queue_frames if station.frames else camera.queue_frames
         return self._captures[station.camera].tap(station.frames or camera.mode, queue_frames)
 
-    def _start_delivery(self) -> None:
-        config = self._config
-        self._journal = Journal(
-            config.journal.path or self._state_dir / "journal.db",
-            self._clock,
-            **config.journal.options(),
-            linger_s=_LINGER_S if self._is_hurried else 0.0,
-            beat=self._health.worker("journal", _STALE_S),
-        )
-        self._journal.start()
-        if config.mqtt is not None:
-            make = driver("sink", "mqtt")
-            beat = self._health.worker("mqtt", _STALE_S)
-            self._sinks["mqtt"] = make(
-                self._journal,
-                site=config.site,
-                line=config.line,
-                version=__version__,
-                beat=beat,
-                **config.mqtt.options(),
-            )
-        for sink in self._sinks.values():
-            sink.start()
+    def _sees(self, station: str) -> bool:
+        """Whether the station's camera is there."""
+        capture = self._captures[self._config.stations[station].camera]
+        return capture.status()["state"] not in ("reopening", "failed")
 
-    def _open_stations(self, taps: dict[str, Tap]) -> None:
-        config, journal = self._config, self._journal
-        assert journal is not None
+    def _open_stations(self, taps: dict[str, Tap], delivery: Delivery) -> None:
+        config, journal, doubts, evidence = self._config, delivery.journal, delivery.doubts, delivery.evidence
+        doubts.settle()
         cv2.setNumThreads(1)  # its pool gains nothing on one resize and fights with the runtime's
         shared: dict[object, Model] = {}
         for name, station in config.stations.items():
             bundle = self._plan.bundles[name]
             throughput = is_hurried(config.cameras[station.camera])
             how = (bundle.digest, station.backend, station.device, station.threads, station.slots, station.min_score)
-            if (*how, throughput) not in shared:
+            unsure_from = evidence.unsure_from(station, bundle) if evidence else None
+            if (*how, throughput, unsure_from) not in shared:
                 with self._health.long_work("executor", _ENGINE_BUILD_S):
-                    shared[(*how, throughput)] = open_model(
+                    shared[(*how, throughput, unsure_from)] = open_model(
                         bundle,
                         station,
                         self._plan.profile,
                         throughput=throughput,
                         alone=len(config.stations) == 1,
                         cache_dir=self._cache_dir,
+                        unsure_from=unsure_from,
                     )
-            model = shared[(*how, throughput)]
+                    if bundle.golden is not None:
+                        from lineside import golden  # here: a bundle without pays nothing for it
+
+                        golden.prove(shared[(*how, throughput, unsure_from)], bundle, self._state_dir)
+            model = shared[(*how, throughput, unsure_from)]
+            recipe = recipe_for(name, station, model)
+            journal.put(recipe.note(name, "the daemon started", self._clock))
+            witness = evidence.witness(name, station, recipe, self._plan.bundles) if evidence else None
             self._stations[name] = Station(
                 name,
                 taps[name],
-                recipe_for(name, station, model),
-                journal,
+                recipe,
+                witness or journal,
                 self._clock,
                 lanes=model.executor.slots,
                 log_each=config.daemon.log_decisions,
+                parts=None if station.trigger.per == "event" else doubts.open_parts(name, station.camera),
+                witness=witness,
             )
+        doubts.start()
+        if evidence is not None:
+            evidence.worker.start()
         self._models = list(shared.values())
         self._health.worker("executor").end()
 
     def _start_control(self) -> None:
         path = self._config.daemon.control_socket or default_socket()
         beat = self._health.worker("control", _STALE_S)
-        self._control = ControlServer(
-            path, {"status": lambda _: self.status(), "histograms": lambda _: self.histograms()}, beat
-        )
+        answers = {"status": lambda _: self.status(), "histograms": lambda _: self.histograms(), "tell": self._tell}
+        self._control = ControlServer(path, answers, beat)
         self._control.start()
+
+    def _show_measures(self) -> None:
+        """To Prometheus where it may ask, and over MQTT now that there are stations."""
+        if self._delivery is not None:
+            self._delivery.decides()
+        wanted = self._config.metrics
+        if wanted is not None:
+            beat = self._health.worker("metrics", _STALE_S)
+            self._exporter = Exporter(wanted.address, wanted.port, self.measures, beat)
+            self._exporter.start()
 
     def _start_lanes(self) -> None:
         for name, station in self._stations.items():
@@ -231,8 +275,12 @@ class Daemon:
             sys.setswitchinterval(_SWITCH_S)
         self._health.ready()
         _log.info("ready: %s", ", ".join(f"{name} on {s.backend}" for name, s in self._stations.items()))
+        shown = False
         while not self._stopping.wait(_TICK_S):
             self._health.tick()
+            if not shown:  # now, and not while the first frame waits
+                shown = True
+                self._show_measures()
             if not gc.isenabled():  # now, and not while the first frame waits
                 gc.collect()
                 gc.freeze()  # what is here stays: later collections need not walk it
@@ -244,13 +292,12 @@ class Daemon:
 
     def _drain(self) -> None:
         """Nobody waits for this stop, so what clips at full speed have piled up is delivered while that goes on."""
-        assert self._journal is not None
-        self._journal.flush(_FINISH_S)
+        assert self._delivery is not None
+        self._delivery.hurry(_FINISH_S)
         fewest, since = float("inf"), time.monotonic()
         while not self._stopping.wait(0.02):
             self._health.tick()
-            waiting = [sink.status().get("pending") for sink in self._sinks.values()]
-            pending = sum(count for count in waiting if isinstance(count, int))
+            pending = self._delivery.waiting()
             if pending == 0 or time.monotonic() - since > _DRAIN_S:
                 return
             if pending < fewest:
@@ -266,11 +313,12 @@ class Daemon:
         deadline = time.monotonic() + _FINISH_S
         for thread in self._lanes:
             thread.join(max(0.0, deadline - time.monotonic()))
-        if self._journal is not None:
-            self._journal.flush(_FINISH_S)
-            for sink in self._sinks.values():
-                sink.stop(_FLUSH_S)
-            self._journal.stop()
+        for station in self._stations.values():
+            station.abandon()
+        if self._delivery is not None:
+            self._delivery.stop(_FINISH_S, _FLUSH_S)
+        if self._exporter is not None:
+            self._exporter.stop()
         if self._control is not None:
             self._control.stop()
         for name, station in self._stations.items():
@@ -280,13 +328,3 @@ class Daemon:
 def is_hurried(camera: CameraConfig) -> bool:
     """Its pictures come as fast as they are taken: how many a second matters, not how soon each is decided."""
     return getattr(camera, "pace", "real_time") == "max_speed"
-
-
-def state_folder(config: Config) -> Path:
-    """Where the journal and what this box finds out are kept."""
-    return config.daemon.state_dir or Path(os.environ.get("STATE_DIRECTORY") or "/var/lib/lineside")
-
-
-def cache_folder(config: Config) -> Path:
-    """Where compiled engines are kept."""
-    return config.daemon.cache_dir or Path(os.environ.get("CACHE_DIRECTORY") or state_folder(config) / "cache")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lineside.contracts import Committed
     from lineside.records import Image, Record
 
 _BLOCK = 20  # runs of one kind before the other kind has its turn: both see the same noise of the machine
@@ -90,7 +91,7 @@ def measure(
         station.handle(Frame(image, "bench", number, now_ns, clock.wall_ns(), now_ns))
         path_ns.append(clock.monotonic_ns() - now_ns)
 
-    canvas, _ = model.prepare.put(pictures[0], 0)
+    canvas, _, _ = model.prepare.put(pictures[0], 0)
 
     def model_alone(number: int) -> None:
         began_ns = clock.monotonic_ns()
@@ -151,7 +152,7 @@ def measure(
 class _LastRecord:
     """A RecordStore that keeps the newest record: what follows the frame path is not measured here."""
 
-    def put(self, record: Record) -> None:
+    def put(self, record: Record, committed: Committed | None = None) -> None:
         self.record = record
 
 

@@ -46,6 +46,9 @@ def problems(path: Path) -> list[str]:
     except ConfigError as error:
         return list(error.lines)
     faults = delivery.problems(tree.journal, tree.mqtt)
+    faults += tree.evidence.problems() if tree.evidence is not None else []
+    if tree.sparkplug is not None:
+        faults += tree.sparkplug.problems()
     for key, folder in (("state_dir", tree.daemon.state_dir), ("cache_dir", tree.daemon.cache_dir)):
         if folder is not None and folder.exists() and not folder.is_dir():
             faults.append(f"daemon.{key} = {str(folder)!r}: is not a folder: name one that lineside may write")

@@ -8,7 +8,11 @@ from typing import Annotated, Any
 
 from lineside.checked import Is, Table
 from lineside.config.cameras import CameraConfig
-from lineside.config.delivery import JournalConfig, MqttConfig
+from lineside.config.commands import CommandsConfig
+from lineside.config.delivery import JournalConfig, LedgerConfig, MqttConfig
+from lineside.config.evidence import EvidenceConfig
+from lineside.config.metrics import MetricsConfig
+from lineside.config.sparkplug import SparkplugConfig
 from lineside.config.stations import Name, StationConfig
 
 
@@ -38,13 +42,20 @@ class Config(Table):
     cameras: Annotated[dict[Name, CameraConfig], Is(min_length=1)]
     stations: Annotated[dict[Name, StationConfig], Is(min_length=1)]
     journal: JournalConfig = field(default_factory=JournalConfig)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
     mqtt: MqttConfig | None = None
+    evidence: EvidenceConfig | None = None
+    commands: CommandsConfig = field(default_factory=CommandsConfig)
+    sparkplug: SparkplugConfig | None = None
+    metrics: MetricsConfig | None = None
 
     def __post_init__(self) -> None:
         for name, station in self.stations.items():
             if station.camera not in self.cameras:
                 known = ", ".join(self.cameras)
                 raise ValueError(f"@stations.{name}.camera = {station.camera!r}: no such camera; [cameras] has {known}")
+        if self.sparkplug is not None and (fault := self.sparkplug.fault(self.stations, self.mqtt)):
+            raise ValueError(fault)
 
 
 # What reads and checks is imported when it is asked for: the daemon gets its Config from a child that has exited.

@@ -1,4 +1,4 @@
-"""[journal] and [mqtt] of lineside.toml. `problems` looks at the files that they name, for `lineside check`."""
+"""[journal], [ledger] and [mqtt] of lineside.toml. `problems` looks at the files they name, for `lineside check`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ class JournalConfig(Table):
         if not self.path.is_file():
             return [f"journal.path = {str(self.path)!r}: is not a file: name a file, such as .../journal.db"]
         return [*_unreadable("journal.path", self.path)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerConfig(Table):
+    """[ledger]: signed checkpoints of the journal's hash chain."""
+
+    checkpoint_s: Annotated[
+        float, Is("how often one is signed and published, if anything was added", ge=1, le=86400)
+    ] = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ class MqttConfig(Table):
     topic: Annotated[
         str,
         Check(_topic),
-        Is("of decisions, events and gaps; {kind} is decision, event or gap; backfill adds /backfill"),
+        Is("of decisions, events and other records; {kind} is decision, event, gap ...; backfill adds /backfill"),
     ] = "lineside/{site}/{line}/{station}/{kind}"
     status_topic: Annotated[str, Check(_topic), Is("retained; also the last will")] = (
         "lineside/{site}/{line}/{box}/status"
@@ -111,12 +120,17 @@ class MqttConfig(Table):
     reconnect_min_s: Annotated[float, Is(ge=0.05, le=60)] = 0.5
     reconnect_max_s: Annotated[float, Is(ge=0.05, le=3600)] = 30.0
     heartbeat_s: Annotated[float, Is("how often the retained status is published", ge=1, le=3600)] = 10.0
+    health_topic: Annotated[str, Check(_topic), Is("retained: all numbers of docs/metrics.md")] = (
+        "lineside/{site}/{line}/{box}/health"
+    )
+    health_s: Annotated[float, Is("how often they are published", ge=1, le=3600)] = 30.0
 
     def __post_init__(self) -> None:
         if "{station}" not in self.topic or "{kind}" not in self.topic:
             raise ValueError("topic must name {station} and {kind}: else messages cannot be told apart")
-        if "{station}" in self.status_topic or "{kind}" in self.status_topic:
-            raise ValueError("status_topic is one per box: it may name {site}, {line} and {box}")
+        for key, template in (("status_topic", self.status_topic), ("health_topic", self.health_topic)):
+            if "{station}" in template or "{kind}" in template:
+                raise ValueError(f"{key} is one per box: it may name {{site}}, {{line}} and {{box}}")
         if self.reconnect_max_s < self.reconnect_min_s:
             raise ValueError("reconnect_max_s must be at least reconnect_min_s")
         if self.password_file is not None and self.username is None:
@@ -126,7 +140,7 @@ class MqttConfig(Table):
         """Keyword arguments of deliver.mqtt.MqttSink."""
         tls = self.tls
         return {
-            **self.values(without=("tls", "port")),
+            **self.values(without=("tls", "port", "health_topic", "health_s")),
             "port": self.port or (8883 if tls else 1883),
             "tls": tls is not None,
             "ca_file": tls.ca_file if tls else None,
@@ -136,13 +150,18 @@ class MqttConfig(Table):
 
     def problems(self) -> list[str]:
         """Files that cannot be read or used, a complete line each."""
-        lines: list[str] = []
-        if self.password_file is not None:
-            faults = _unreadable("mqtt.password_file", self.password_file)
-            if not faults and not self.password_file.read_text(errors="replace").split("\n")[0].strip():
-                faults = [f"mqtt.password_file = {str(self.password_file)!r}: its first line is empty"]
-            lines += faults
-        return lines + (_tls_problems(self.tls) if self.tls else [])
+        return file_problems("mqtt", self.password_file, self.tls)
+
+
+def file_problems(table: str, password_file: Path | None, tls: TlsConfig | None) -> list[str]:
+    """Faults of the files that a broker's table names."""
+    lines: list[str] = []
+    if password_file is not None:
+        faults = _unreadable(f"{table}.password_file", password_file)
+        if not faults and not password_file.read_text(errors="replace").split("\n")[0].strip():
+            faults = [f"{table}.password_file = {str(password_file)!r}: its first line is empty"]
+        lines += faults
+    return lines + (_tls_problems(tls, f"{table}.tls") if tls else [])
 
 
 def topic_fault(template: str) -> str | None:
@@ -180,11 +199,11 @@ def _unreadable(key: str, path: Path) -> list[str]:
     return []
 
 
-def _tls_problems(tls: TlsConfig) -> list[str]:
+def _tls_problems(tls: TlsConfig, table: str) -> list[str]:
     import ssl
 
     files = {"ca_file": tls.ca_file, "cert_file": tls.cert_file, "key_file": tls.key_file}
-    lines = [line for key, path in files.items() if path for line in _unreadable(f"mqtt.tls.{key}", path)]
+    lines = [line for key, path in files.items() if path for line in _unreadable(f"{table}.{key}", path)]
     if lines:
         return lines
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -192,18 +211,18 @@ def _tls_problems(tls: TlsConfig) -> list[str]:
         try:
             context.load_verify_locations(tls.ca_file)
         except (ssl.SSLError, OSError) as error:
-            lines.append(f"mqtt.tls.ca_file = {str(tls.ca_file)!r}: holds no PEM certificate ({_short(error)})")
+            lines.append(f"{table}.ca_file = {str(tls.ca_file)!r}: holds no PEM certificate ({_short(error)})")
         else:
-            lines += _outdated("mqtt.tls.ca_file", tls.ca_file)
+            lines += _outdated(f"{table}.ca_file", tls.ca_file)
     if tls.cert_file and tls.key_file:
         try:
             # an empty passphrase instead of a question on the terminal
             context.load_cert_chain(tls.cert_file, tls.key_file, password="")
         except (ssl.SSLError, OSError) as error:
-            pair = f"mqtt.tls.cert_file = {str(tls.cert_file)!r} with key_file = {str(tls.key_file)!r}"
+            pair = f"{table}.cert_file = {str(tls.cert_file)!r} with key_file = {str(tls.key_file)!r}"
             lines.append(f"{pair}: cannot be used ({_short(error)}): give a PEM certificate and its own PEM key")
         else:
-            lines += _outdated("mqtt.tls.cert_file", tls.cert_file)
+            lines += _outdated(f"{table}.cert_file", tls.cert_file)
     return lines
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from lineside.contracts import Rule
+from lineside.contracts import Rule, Stateful
 from lineside.decide.rules import build
 from lineside.errors import ConfigError
 from lineside.records import Change, Finding, Observation, Part, Ruling
@@ -107,6 +108,9 @@ class SteadyEvent:
         self._rule, self._keep = rule, keep
         self._on, self._off = _Run(on_frames, on_s), _Run(off_frames, off_s)
         self._different = _Run(on_frames, on_s)
+        self._rules = (rule,) if keep is None else (rule, keep)
+        self._takes = tuple(getattr(each, "state", None) for each in self._rules)
+        self._runs = (self._on, self._off, self._different)
         self._said: Counter[str] | None = None  # labels of the open event as last published; None: no event is open
         self._next: Counter[str] = Counter()
         self._last = Ruling("unknown", "")
@@ -125,6 +129,29 @@ class SteadyEvent:
         if self._said is None:
             return ()
         return (self._end("no more frames"),)
+
+    def state(self) -> Mapping[str, object]:
+        """All that the next `step` depends on; later ones leave it as it is."""
+        return {
+            "rules": [take() if take else None for take in self._takes],
+            "runs": [(run.count, run.since_ns) for run in self._runs],
+            "said": self._said,
+            "next": self._next,
+            "last": self._last,
+            "started_ns": self._started_ns,
+            "peak": self._peak,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of an event with the same rule and options."""
+        for rule, kept in zip(self._rules, state["rules"], strict=True):
+            if isinstance(rule, Stateful):
+                rule.restore(kept)
+        for run, (count, since_ns) in zip(self._runs, state["runs"], strict=True):
+            run.count, run.since_ns = count, since_ns
+        self._said = None if state["said"] is None else Counter(state["said"])
+        self._next, self._last = Counter(state["next"]), state["last"]
+        self._started_ns, self._peak = state["started_ns"], state["peak"]
 
     def _closed(self, ruling: Ruling | None, now_ns: int) -> tuple[Change, ...]:
         lasting = self._on.add(ruling is not None, now_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from lineside.decide.rules import Fault, summary
 from lineside.errors import ConfigError
@@ -62,6 +62,13 @@ class ZoneRule:
 
     def reset(self) -> None:
         self._stays = []
+
+    def state(self) -> object:
+        """The stays, for `restore`."""
+        return [(stay.since_ns, stay.last_ns, stay.box) for stay in self._stays]
+
+    def restore(self, state: Any) -> None:
+        self._stays = [_Stay(since_ns, last_ns, box) for since_ns, last_ns, box in state]
 
     def look(self, seen: Observation) -> Ruling | None:
         inside = [

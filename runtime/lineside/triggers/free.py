@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class _Object:
     crossed: bool = False  # the right way; waits for min_hits
     crossed_wrong: bool = False
     announced: bool = False
+    part_id: str = ""  # once it is confirmed
+
+
+_WITHOUT_SEEN = attrgetter(
+    *(slot.name for slot in fields(_Object) if slot.name != "seen")
+)  # in the order of the fields
 
 
 @dataclass(slots=True)
@@ -66,6 +73,7 @@ class FreeTrigger:
     new_id: Callable[[], str] = field(default=lambda: str(uuid.uuid4()))
     _counts: dict[str, int] = field(init=False)
     _objects: dict[int, _Object] = field(init=False, default_factory=dict)
+    _open: dict[str, None] = field(init=False, default_factory=dict)  # part ids
     _tracker: Tracker = field(init=False)
     _sign: int = field(init=False, default=0)
 
@@ -83,7 +91,7 @@ class FreeTrigger:
     def step(self, seen: Observation, wall_ns: int) -> tuple[Part, ...]:
         """The parts that this frame completes; `wall_ns` is the wall time of its capture."""
         if self.per == "frame":
-            return (self._part(seen.captured_ns, wall_ns, (seen,)),)
+            return (self._part(self.new_id(), seen.captured_ns, wall_ns, (seen,)),)
         followed = [
             f for f in seen.findings if f.box is not None and (not self.track_labels or f.label in self.track_labels)
         ]
@@ -105,7 +113,8 @@ class FreeTrigger:
             self._observe(thing, _belonging(finding, finding.box, seen, owners))
             if thing.crossed and not thing.announced and thing.hits >= self.min_hits:
                 thing.announced = True
-                parts.append(self._part(seen.captured_ns, wall_ns, tuple(thing.seen)))
+                del self._open[thing.part_id]
+                parts.append(self._part(thing.part_id, seen.captured_ns, wall_ns, tuple(thing.seen)))
                 thing.seen.clear()
         return tuple(parts)
 
@@ -117,12 +126,39 @@ class FreeTrigger:
         self._tracker = self._new_tracker()
         return ()
 
+    def open_parts(self) -> Set[str]:
+        """Ids of the confirmed tracks that have neither crossed nor ended."""
+        return self._open.keys()
+
     def status(self) -> Status:
-        """Counts since the start; `missed` are objects that left no decision, `open` those still before the line."""
-        missed = self._counts["lost_before_line"] + self._counts["appeared_after_line"]
-        # list: another thread asks, and the dict may grow meanwhile
-        waiting = sum(thing.hits >= self.min_hits and not thing.announced for thing in list(self._objects.values()))
-        return {**self._counts, "missed": missed, "open": waiting}
+        """Counts since the start; `missed` are objects that left no decision, `open` those still before the line.
+
+        `given_up` are the missed and those that went the wrong way.
+        """
+        counts = self._counts
+        missed = counts["lost_before_line"] + counts["appeared_after_line"]
+        return {**counts, "missed": missed, "given_up": missed + counts["wrong_direction"], "open": len(self._open)}
+
+    def waiting_parts(self) -> tuple[Part, ...]:
+        """What is followed and has not crossed the line yet, as it would be announced now; nothing is counted."""
+        objects = (tuple(thing.seen) for thing in self._objects.values() if thing.seen and not thing.announced)
+        return tuple(Part("", self.station, 0, seen[-1].captured_ns, 0, observations=seen) for seen in objects)
+
+    def state(self) -> Mapping[str, object]:
+        """All that the next `step` depends on. Cheap, since it is taken before every frame that is kept as evidence."""
+        objects = [(track_id, tuple(thing.seen), _WITHOUT_SEEN(thing)) for track_id, thing in self._objects.items()]
+        return {"tracker": self._tracker.state(), "objects": objects}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of a trigger with the same options; counts begin anew."""
+        self._tracker = self._new_tracker()
+        self._tracker.restore(state["tracker"])
+        self._objects = {
+            track_id: _Object(deque(seen, maxlen=self.max_frames), *values)
+            for track_id, seen, values in state["objects"]
+        }
+        known = (thing for thing in self._objects.values() if thing.part_id and not thing.announced)
+        self._open = dict.fromkeys(thing.part_id for thing in known)
 
     def _new_tracker(self) -> Tracker:
         return Tracker(
@@ -138,6 +174,8 @@ class FreeTrigger:
         thing.hits += 1
         if thing.hits == self.min_hits:
             self._counts["tracks"] += 1
+            thing.part_id = self.new_id()
+            self._open[thing.part_id] = None
         if thing.announced:
             return
         if len(thing.seen) == self.max_frames:
@@ -162,6 +200,7 @@ class FreeTrigger:
     def _end(self, thing: _Object) -> None:
         if thing.announced:
             return
+        self._open.pop(thing.part_id, None)
         if thing.hits < self.min_hits:
             if thing.crossed:
                 self._counts["crossed_unconfirmed"] += 1
@@ -172,9 +211,9 @@ class FreeTrigger:
         else:
             self._counts["lost_before_line"] += 1
 
-    def _part(self, captured_ns: int, wall_ns: int, observations: tuple[Observation, ...]) -> Part:
+    def _part(self, part_id: str, captured_ns: int, wall_ns: int, seen: tuple[Observation, ...]) -> Part:
         self._counts["parts"] += 1
-        return Part(self.new_id(), self.station, self._counts["parts"], captured_ns, wall_ns, observations=observations)
+        return Part(part_id, self.station, self._counts["parts"], captured_ns, wall_ns, observations=seen)
 
 
 def _belonging(part: Finding, box: Box, seen: Observation, owners: dict[int, int]) -> Observation:

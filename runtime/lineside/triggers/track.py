@@ -9,7 +9,9 @@ Filtering Made Easy, 1998, ch. 4); assignment, shortest augmenting paths (Jonker
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +94,26 @@ class Tracker:
         """Whether the track was seen in `min_hits` frames."""
         row = np.flatnonzero(self._ids == track_id)
         return len(row) == 1 and bool(self._hits[row[0]] >= self.min_hits)
+
+    def state(self) -> Mapping[str, object]:
+        """All that the next `advance` depends on; later ones leave it as it is."""
+        return {
+            "next_id": self._next_id,
+            "flow": self._flow,
+            "ids": self._ids,  # replaced, never written into; the others are
+            "hits": self._hits.copy(),
+            "seen_ns": self._seen_ns.copy(),
+            "center": self._center.copy(),
+            "size": self._size.copy(),
+            "speed": self._speed.copy(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of a tracker with the same options."""
+        self._next_id, flow = state["next_id"], state["flow"]
+        self._flow = None if flow is None else (flow[0], flow[1])
+        self._ids, self._hits, self._seen_ns = state["ids"], state["hits"].copy(), state["seen_ns"].copy()
+        self._center, self._size, self._speed = (state[name].copy() for name in ("center", "size", "speed"))
 
     def _associate(
         self, found: Floats, centers: Floats, sizes: Floats, scores: NDArray[np.float32], now_ns: int, out: Ids
