@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,10 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
 from broker import Mosquitto, SilentBroker, free_port
+from chaos.proxy import Proxy
 from deliveries import Subscriber, decision, event, journal, sink
 from lineside.checked import Unfit, checked
 from lineside.config.delivery import JournalConfig, MqttConfig, problems
@@ -138,6 +142,35 @@ def test_a_restart_sends_nothing_twice(broker: Mosquitto, tmp_path: Path, eventu
     eventually(lambda: len(subscriber.records()) >= 30)
     assert [message["seq"] for message in subscriber.records()] == list(range(1, 31))
     subscriber.close()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_stalled_link_settles_nothing_however_long(
+    tmp_path: Path, opened: Journal, eventually: Eventually, stops: bool
+) -> None:
+    broker = Mosquitto(tmp_path / "broker", crash_safe=False)
+    with broker, Proxy(broker.port) as proxy:
+        made = sink(opened, proxy.port, settle_s=0.2, reconnect_min_s=0.05)
+        opened.put(decision(1))
+        eventually(lambda: made.status()["acked"] == 1)
+        proxy.stall()
+        stalled_at = time.monotonic()
+        eventually(lambda: made.caller.wake() or time.monotonic() > stalled_at + 0.4, what="the sink looks again")
+        if stops:
+            made.stop(0.6)
+            opened.stop(10)
+        broker.kill()  # and with it all that it acknowledged
+        broker.start()
+        subscriber = Subscriber(broker.port)
+        proxy.cut()
+        proxy.heal()
+        if stops:
+            opened = journal(tmp_path / "state", durable=False)
+            made = sink(opened, proxy.port)
+        eventually(lambda: [message["seq"] for message in subscriber.records()] == [1])
+        made.stop(0.5)
+        opened.stop(10)
+        subscriber.close()
 
 
 def test_a_stop_publishes_what_was_just_decided(broker: Mosquitto, opened: Journal, eventually: Eventually) -> None:

@@ -240,7 +240,7 @@ class Caller:
         if now < self._disk_at:
             return self._disk_at - now
         try:
-            self.feed.tend(now)
+            self.feed.tend(now, self.link.heard_at if self.link else float("-inf"))
             return self._speaker.speak(now) if self.up_since is not None else 1.0
         except DeviceError as error:
             self.failed(str(error))
@@ -256,7 +256,7 @@ class Caller:
             until = time.monotonic() + FAREWELL_S
             while packet in self.feed.inflight and link.state == "up" and time.monotonic() < until:
                 link.handle(link.wait(self._wake_fd, until - time.monotonic()))
-        if link.state == "up":
-            self.feed.settle_all()
+            if packet not in self.feed.inflight and link.state == "up":  # the broker lives, and has the last words
+                self.feed.settle_all()
         link.disconnect()
         self.up_since = None

@@ -134,12 +134,12 @@ class Feed:
 
     # --- sending
 
-    def tend(self, now: float) -> None:
+    def tend(self, now: float, heard_at: float) -> None:
         """Notice a store that was opened or replaced, and what has settled; connection or not."""
         if self.cursor.refresh():  # ids mean other rows now
             self.inflight.void_rows()
             self._next_live = 0
-        for row_id in self.inflight.settling.settled():
+        for row_id in self.inflight.settling.settled(heard_at):
             self.cursor.deliver(row_id)
         if now - self._oldest_at > 1.0:
             self._oldest_at, self._oldest_s = now, self.cursor.oldest_pending_s()

@@ -15,7 +15,8 @@ STEADY_S = 10.0  # a connection that lasted so long, or delivered something, end
 class Settling:
     """Rows that were acknowledged a moment ago. A broker that dies has lost what it acknowledged but had not written:
     mosquitto 2.0.11 with its crash-safe settings up to the last 20 ms, measured under load. When the connection
-    breaks they are sent again, which a subscriber drops by (station, epoch, seq)."""
+    breaks they are sent again, which a subscriber drops by (station, epoch, seq). Time alone settles nothing: a stalled
+    link hides the broker's end, so a row must be `settle_s` old when something comes from the broker."""
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
@@ -24,9 +25,9 @@ class Settling:
     def add(self, row_id: int) -> None:
         self._since[row_id] = time.monotonic()
 
-    def settled(self) -> list[int]:
-        """Take out what has been acknowledged for long enough."""
-        before = time.monotonic() - self._settle_s
+    def settled(self, heard_at: float) -> list[int]:
+        """Take out what was acknowledged long enough before the broker was last heard (time.monotonic)."""
+        before = heard_at - self._settle_s
         done = list(takewhile(lambda row_id: self._since[row_id] <= before, self._since))
         for row_id in done:
             del self._since[row_id]

@@ -97,6 +97,7 @@ class Link:
         self.state: Literal["dialling", "greeting", "up", "down"] = "dialling"
         self.fault = ""
         self.was_reached = False  # a CONNECT may have got to the broker
+        self.heard_at = float("-inf")  # when something last came from the broker (time.monotonic)
         self.receive_max = 65535  # messages in flight that the broker allows
         self.packet_max_bytes: int | None = None
         self.topics = topics
@@ -159,6 +160,8 @@ class Link:
         """Read and write what there is, keep the connection alive."""
         if events & ~select.POLLOUT and self._is_open():
             self._check(self._client.loop_read())
+            if events & select.POLLIN and self._is_open():
+                self.heard_at = time.monotonic()  # after the read: what it acknowledged was there before
         if events & select.POLLOUT and self._is_open():
             self._check(self._client.loop_write())
         now = time.monotonic()
