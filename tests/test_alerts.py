@@ -72,6 +72,12 @@ FIRES: dict[str, tuple[dict[str, str], int]] = {
     ),
     "LinesideClockLoose": ({f"lineside_clock_synchronized{{{BOX}}}": "1 1 0x30"}, 18),
     "LinesideLogLost": ({f"lineside_log_lines_dropped_total{{{BOX}}}": "0 0 9x20"}, 3),
+    "LinesideEvidenceRefused": ({f"lineside_evidence_up{{{BOX}}}": "1 1 0x20"}, 4),
+    "LinesideEvidenceLost": ({f"lineside_evidence_lost_total{{{BOX}}}": "0 0 2x20"}, 3),
+    "LinesideLedgerUnsigned": ({f"lineside_ledger_up{{{BOX}}}": "1 1 0x20"}, 5),
+    "LinesideLedgerDoubt": ({f"lineside_ledger_doubt{{{BOX}}}": "0 0 1x20"}, 2),
+    "LinesideTwin": ({f"lineside_twins{{{BOX}}}": "0 0 1x20"}, 4),
+    "LinesideCommandsRefused": ({f'lineside_commands_total{{{BOX},outcome="refused"}}': "0 0 1x20"}, 3),
 }
 
 
@@ -146,6 +152,14 @@ def test_no_alert_fires_on_a_box_that_is_well(tmp_path: Path) -> None:
         f"lineside_temperature_warn_celsius{{{BOX}}}": "80x60",
         f"lineside_clock_synchronized{{{BOX}}}": "1x60",
         f"lineside_log_lines_dropped_total{{{BOX}}}": "0x60",
+        f"lineside_evidence_up{{{BOX}}}": "1x60",
+        f"lineside_evidence_lost_total{{{BOX}}}": "0x60",
+        f"lineside_ledger_up{{{BOX}}}": "1x60",
+        f"lineside_ledger_checkpoints_missed_total{{{BOX}}}": "0x60",
+        f"lineside_ledger_doubt{{{BOX}}}": "0x60",
+        f"lineside_twins{{{BOX}}}": "0x60",
+        f'lineside_commands_total{{{BOX},outcome="done"}}': "0+1x60",
+        f'lineside_commands_total{{{BOX},outcome="refused"}}': "0x60",
     }
     series = [{"series": name, "values": values} for name, values in well.items()]
     silence = [{"eval_time": f"{at}m", "alertname": name, "exp_alerts": []} for name in ALERTS for at in (5, 30, 59)]
@@ -190,6 +204,7 @@ camera = "cam"
 bundle = "{fake_bundle()}"
 [metrics]
 port = {port}
+[evidence]
 [mqtt]
 host = "127.0.0.1"
 port = {broker.port}
@@ -207,7 +222,11 @@ def exported(port: int) -> dict[str, str]:
     return {s.name: family.name for family in parser.text_string_to_metric_families(body) for s in family.samples}
 
 
-RARE = {"lineside_sink_refused_by_code_total", "lineside_temperature_celsius"}  # refusals; boards with sensors
+RARE = {  # refusals; boards with sensors; a disk that was full of evidence
+    "lineside_sink_refused_by_code_total",
+    "lineside_temperature_celsius",
+    "lineside_evidence_removed_total",
+}
 
 
 def test_dashboard_and_rules_name_only_what_the_endpoint_has(live: int) -> None:

@@ -70,6 +70,29 @@ _SINK: Table = (
     ("ack_timeouts", "lineside_sink_ack_timeouts_total", "Connections given up because no acknowledgement came."),
     ("inflight", "lineside_sink_inflight_messages", "Messages sent and not yet acknowledged."),
 )
+_OPEN_PARTS: Table = (
+    ("told_in_doubt", "lineside_parts_told_in_doubt_total", "Parts of earlier runs that this start told as in_doubt."),
+    ("failures", "lineside_open_parts_failures_total", "Times that the marks of open parts did not get to disk."),
+)
+_LEDGER: Table = (
+    ("made", "lineside_ledger_checkpoints_total", "Checkpoints signed since the daemon started."),
+    ("missed", "lineside_ledger_checkpoints_missed_total", "Checkpoints that were due and could not be signed."),
+    ("row", "lineside_ledger_sealed_row", "Newest row of the journal behind a signed checkpoint."),
+)
+_EVIDENCE: Table = (
+    ("written", "lineside_evidence_written_total", "Parts whose evidence was written."),
+    ("lost", "lineside_evidence_lost_total", "Parts whose evidence found no room in memory or on disk."),
+    ("frames_missing", "lineside_evidence_frames_missing_total", "Pictures that were gone before they were written."),
+    ("failures", "lineside_evidence_failures_total", "Times that the disk refused evidence."),
+    ("waiting", "lineside_evidence_waiting_parts", "Parts whose evidence waits in memory."),
+    ("kept", "lineside_evidence_kept_parts", "Parts whose evidence is on disk."),
+)
+_DESK: Table = (
+    ("requests", "lineside_resend_requests_total", "Requests for a resend."),
+    ("resent", "lineside_resent_records_total", "Records sent again because somebody asked."),
+    ("refused", "lineside_resend_refused_total", "Requests that were malformed, too many, or of someone who may not."),
+    ("unanswered", "lineside_resend_unanswered_total", "Requests that named no usable place for the answer."),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +118,9 @@ def families(seen: Seen) -> Iterator[Family]:
     yield from _stations(status["stations"])
     yield from _timings(seen)
     yield from _journal(status["journal"])
+    yield from _proof(status)
     yield from _sinks({name: status[name] for name in seen.sinks if name in status})
+    yield from _desk(status.get("desk", {}))
     yield from _box(status)
     yield from _workers(status)
     yield from _process()
@@ -180,6 +205,39 @@ def _journal(journal: Mapping[str, Any]) -> Iterator[Family]:
     yield last
     stores = len(journal["set_aside"])
     yield _one("lineside_journal_set_aside_stores", "Corrupt stores set aside since the daemon started.", stores)
+
+
+def _proof(status: Mapping[str, Any]) -> Iterator[Family]:
+    """Ledger, open parts and evidence, where there are any."""
+    if open_parts := status.get("open_parts"):
+        yield from _from_table(_OPEN_PARTS, {"": open_parts}, "")
+    if ledger := status.get("journal", {}).get("ledger"):
+        yield _one("lineside_ledger_up", "Whether checkpoints can be signed.", not ledger["last_error"])
+        words = "Whether the store was found altered or cut off; `lineside ledger verify` says where."
+        yield _one("lineside_ledger_doubt", words, ledger["doubt"] is not None)
+        yield from _from_table(_LEDGER, {"": ledger}, "")
+    if evidence := status.get("evidence"):
+        yield _one("lineside_evidence_up", "Whether the disk takes evidence.", evidence["state"] == "ok")
+        yield from _from_table(_EVIDENCE, {"": evidence}, "")
+        yield _one("lineside_evidence_size_bytes", "Evidence on disk.", evidence["used_mb"] * 1e6)
+        removed = Family(
+            "lineside_evidence_removed_total", "counter", "Parts whose evidence was removed, by what kept it."
+        )
+        for why, count in evidence["removed"].items():
+            removed.add(count, why=why)
+        yield removed
+
+
+def _desk(desk: Mapping[str, Any]) -> Iterator[Family]:
+    """What others asked of this box over MQTT."""
+    if not desk:
+        return
+    yield from _from_table(_DESK, {"": desk}, "")
+    commands = Family("lineside_commands_total", "counter", "Signed commands, by what became of them.")
+    for outcome, count in desk["commands"].items():
+        commands.add(count, outcome=outcome)
+    yield commands
+    yield _one("lineside_twins", "Other daemons that publish as this box or for its stations.", len(desk["twins"]))
 
 
 def _sinks(sinks: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
