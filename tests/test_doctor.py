@@ -64,7 +64,7 @@ def test_a_crash_safe_broker_is_found_well_and_nothing_is_left_behind(
         witness = Subscriber(broker.port, "lineside/#")
         status, found = doctor(config(tmp_path, broker.port, f'protocol = "{protocol}"'), capsys, "--queue", "300")
         assert (status, [check for check, f in found.items() if f["state"] == "loses"]) == (0, [])
-        assert {"reach", "client_id", "echo", "size", "retain", "will", "queue"} <= {
+        assert {"reach", "client_id", "echo", "documents", "size", "retain", "will", "queue"} <= {
             check for check, finding in found.items() if finding["state"] == "ok"
         }
         assert ("protocol" in found) == (protocol == "3.1.1")
@@ -95,7 +95,27 @@ def test_an_access_rule_that_forbids_the_decision_topic_is_found(
     assert found["echo"]["what"].startswith(f"{GATE}/decision, {GATE}/decision/backfill: ")
     assert said in found["echo"]["what"]
     assert f"topic readwrite {GATE}/#" in found["echo"]["remedy"]
-    assert found["retain"]["state"] == found["will"]["state"] == "ok"
+    assert found["retain"]["state"] == found["will"]["state"] == found["documents"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_an_access_rule_that_forbids_checkpoints_is_noted_and_no_loss_of_decisions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str
+) -> None:
+    acl = tmp_path / "acl"
+    box = "lineside/site/line/box-1"
+    acl.write_text(
+        "\n".join(
+            f"topic readwrite {topic}"
+            for topic in (f"{GATE}/#", *(f"{box}/{kind}" for kind in ("audit/#", "status", "health")))
+        )
+    )
+    acl.chmod(0o644)
+    with Bare(tmp_path / "b", OPEN, f"acl_file {acl}") as broker:
+        status, found = doctor(config(tmp_path, broker.port, f'protocol = "{protocol}"'), capsys, "--queue", "0")
+    assert (status, found["echo"]["state"], found["documents"]["state"]) == (0, "ok", "note")
+    assert found["documents"]["what"] == f"{box}/checkpoint did not come through"
+    assert f"topic readwrite {box}/#" in found["documents"]["remedy"]
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])

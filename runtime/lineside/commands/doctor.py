@@ -114,10 +114,13 @@ def _case(config: Config, args: argparse.Namespace) -> Case:
         running = True
     except RemoteError:
         running = False
+    topics = Topics(config.mqtt.topic, config.mqtt.status_topic, config.site, config.line, box)
+    health = config.mqtt.health_topic.format(site=config.site, line=config.line, box=box)
     return Case(
         broker=broker,
         subscriber=replace(broker, **other),
-        topics=Topics(config.mqtt.topic, config.mqtt.status_topic, config.site, config.line, box),
+        topics=topics,
+        documents=(topics.document("checkpoint"), health),
         stations=list(config.stations),
         box=box,
         inflight=config.mqtt.inflight,

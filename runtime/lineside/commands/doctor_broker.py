@@ -12,7 +12,7 @@ from dataclasses import replace
 from lineside.commands.doctor_case import Case, Finding
 from lineside.commands.doctor_peer import Greeting, Peer, Refused
 from lineside.commands.doctor_state import absent, clock, last_will, retained
-from lineside.commands.doctor_topics import echo, is_echoed, size
+from lineside.commands.doctor_topics import documents, echo, is_echoed, size
 from lineside.deliver.link import Broker
 
 KINDS = ("decision", "event", "gap", "recipe", "evidence", "in_doubt")  # on the topics of a station
@@ -52,7 +52,7 @@ def _watched(case: Case, watcher: Peer, greeting: Greeting) -> Iterator[Finding]
     own = {case.topics.of(station, "doctor"): "" for station in case.stations}
     kinds = [(station, kind) for station in case.stations for kind in KINDS] + [(case.box, "audit")]
     wanted = [case.topics.of(*of) + end for of in kinds for end in ("", "/backfill")]
-    granted = watcher.subscribe([*wanted, *own, spare, case.topics.status, DATETIME])
+    granted = watcher.subscribe([*wanted, *own, *case.documents, spare, case.topics.status, DATETIME])
     if any(granted[topic] == 0 for topic in wanted):
         yield Finding(
             "qos",
@@ -62,6 +62,8 @@ def _watched(case: Case, watcher: Peer, greeting: Greeting) -> Iterator[Finding]
             "max_qos 2 in mosquitto.conf",
         )
     came = yield from echo(case, watcher, wanted)
+    if came:
+        yield documents(case, watcher)
     extra = [topic for topic in (spare, *own) if came and is_echoed(case, watcher, topic, 10_000 + len(topic))]
     place = next(iter([*extra, *came]), None)
     if place is not None:
@@ -69,7 +71,7 @@ def _watched(case: Case, watcher: Peer, greeting: Greeting) -> Iterator[Finding]
     yield from retained(case, watcher, greeting, bool(came))
     yield from last_will(case, watcher, place, bool(came))
     yield from clock(watcher)
-    watcher.unsubscribe([*wanted, *own, spare, case.topics.status])
+    watcher.unsubscribe([*wanted, *own, *case.documents, spare, case.topics.status])
     yield from absent(case, place)
 
 

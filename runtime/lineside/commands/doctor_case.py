@@ -43,6 +43,7 @@ class Case:
     subscriber: Broker  # as whom the doctor listens
     topics: Topics
     stations: Sequence[str]
+    documents: Sequence[str]  # topics of what is kept published of the box: checkpoint, health
     box: str
     inflight: int
     running: bool  # a daemon runs here with this client id

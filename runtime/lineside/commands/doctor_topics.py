@@ -118,6 +118,18 @@ def is_echoed(case: Case, watcher: Peer, topic: str, number: int, size_bytes: in
     )
 
 
+def documents(case: Case, watcher: Peer) -> Finding:
+    """Checkpoint and health: no decision is lost without them, but what they are for is."""
+    absent = [
+        topic for number, topic in enumerate(case.documents) if not is_echoed(case, watcher, topic, 30_000 + number)
+    ]
+    if not absent:
+        return Finding("documents", "ok", f"{' and '.join(case.documents)} come through")
+    why = "a ledger that was cut off looks whole to who has no checkpoint; without health nobody sees a fault coming"
+    remedy = f"in mosquitto's acl_file, below this box's user: topic readwrite {_root(absent[0])}/#"
+    return Finding("documents", "note", f"{' and '.join(absent)} did not come through", why, remedy)
+
+
 def size(case: Case, watcher: Peer, topic: str, greeting: Greeting) -> Iterator[Finding]:
     need = largest_bytes()
     limit = greeting.packet_max_bytes
