@@ -290,8 +290,8 @@ class Stage:
         except RemoteError:
             return not self.line.check_alive()
         sink = status.get("mqtt", {})  # it is there only when the daemon has come so far
-        has_read = int(sink.get("acked", 0)) > 0  # before that it knows nothing of what waits
-        return bool(sink.get("connected")) and has_read and int(sink["pending"]) <= 2
+        pending = sink.get("pending")  # None: it has not yet read what waits
+        return bool(sink.get("connected")) and pending is not None and int(pending) <= 2
 
     def _note(self, words: str) -> None:
         self.log.append(f"{time.monotonic() - self._began_s:8.3f} s  {words}")

@@ -90,7 +90,7 @@ class Feed:
 
     def status(self) -> dict[str, object]:
         return {
-            "pending": self.pending(),
+            "pending": self.pending() if self.is_open else None,  # None: not yet known
             "oldest_pending_s": self._oldest_s,
             "inflight": len(self.inflight.rows),
             **{name: self.counts[name] for name in ("published", "acked", "backfilled")},
