@@ -20,7 +20,7 @@ from lineside.config.metrics import MetricsConfig
 from lineside.deliver.validate import faults
 from lineside.exporter import Exporter
 from lineside.exposition import EDGES_S, Family, text, wanted
-from lineside.measures import disk
+from lineside.hal.board import disk
 from lineside.metrics import Latency, Stages
 from lineside.wellbeing import problems
 from prometheus import promtool

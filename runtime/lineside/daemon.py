@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -23,16 +24,16 @@ from lineside.deliver import messages
 from lineside.deliver.alone import Alone
 from lineside.delivery import Delivery, cache_folder, journal_path, state_folder
 from lineside.errors import EXIT_CONFIG, ConfigError, DeviceError, LinesideError
-from lineside.exporter import Exporter
-from lineside.exposition import Family
-from lineside.hal.board import temperatures
+from lineside.hal.board import disk, temperatures
 from lineside.health import Health
-from lineside.measures import Seen, disk, families
 from lineside.pipeline import Station
 from lineside.plan import Plan
 from lineside.recipe import Model, open_model, recipe_for
 from lineside.registry import driver
-from lineside.wellbeing import brief, problems
+
+if TYPE_CHECKING:
+    from lineside.exporter import Exporter
+    from lineside.exposition import Family
 
 _log = logging.getLogger("lineside")
 
@@ -137,6 +138,8 @@ class Daemon:
 
     def measures(self) -> Iterator[Family]:
         """All that is counted, for Prometheus and for health messages."""
+        from lineside.measures import Seen, families  # here, as below: not before the first decision
+
         delivery = self._delivery
         seen = Seen(
             status=self.status(),
@@ -152,6 +155,8 @@ class Daemon:
         """What Prometheus would see, for who reads MQTT; None while the stations are being opened."""
         if not self._stations:
             return None
+        from lineside.wellbeing import brief, problems
+
         metrics, faults = brief(self.measures()), problems(self.status())
         at, synchronized = self._clock.wall_ns(), self._clock.synchronized()
         return messages.health(box, __version__, at, synchronized, health_s, faults, metrics)
@@ -243,6 +248,8 @@ class Daemon:
             self._delivery.decides()
         wanted = self._config.metrics
         if wanted is not None:
+            from lineside.exporter import Exporter
+
             beat = self._health.worker("metrics", _STALE_S)
             self._exporter = Exporter(wanted.address, wanted.port, self.measures, beat)
             self._exporter.start()

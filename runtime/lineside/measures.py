@@ -303,20 +303,6 @@ def _process() -> Iterator[Family]:
     yield _one("process_start_time_seconds", "When the daemon started, in seconds since 1970.", round(started, 2))
 
 
-def disk(folder: Path) -> dict[str, object]:
-    """Room on the disk that holds this folder, or the nearest one above it; empty where it cannot be told."""
-    for place in (folder, *folder.parents):
-        try:
-            found = os.statvfs(place)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return {}
-        size_bytes = found.f_blocks * found.f_frsize
-        return {"path": str(place), "free_bytes": found.f_bavail * found.f_frsize, "size_bytes": size_bytes}
-    return {}
-
-
 def _one(name: str, words: str, value: object) -> Family:
     family = Family(name, "gauge", words)
     family.add(value)

@@ -6,6 +6,8 @@ import argparse
 import gc
 import signal
 import sys
+import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -24,4 +26,9 @@ def run(args: argparse.Namespace) -> int:
 
     from lineside.daemon import run_daemon  # meanwhile: NumPy and OpenCV take as long as the validator
 
+    with suppress(OSError, ValueError):  # which the validator tells
+        if "mqtt" in tomllib.loads(args.config.read_text()):
+            from lineside.registry import driver
+
+            driver("sink", "mqtt")  # with paho, which a daemon without a broker does not need
     return run_daemon(plan.result())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
-from lineside.checked import Is, Table
+from lineside.checked import Is, Table, table
 from lineside.config.cameras import CameraConfig
 from lineside.config.commands import CommandsConfig
 from lineside.config.delivery import JournalConfig, LedgerConfig, MqttConfig
@@ -16,7 +16,7 @@ from lineside.config.sparkplug import SparkplugConfig
 from lineside.config.stations import Name, StationConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class DaemonConfig(Table):
     """The process itself."""
 
@@ -32,7 +32,7 @@ class DaemonConfig(Table):
     profile: Annotated[str | None, Is("Device profile to use instead of the one that matches the board")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Config(Table):
     """The whole of lineside.toml."""
 

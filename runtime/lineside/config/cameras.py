@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from lineside.checked import Check, Is, Table
+from lineside.checked import Check, Is, Table, table
 
 
 def _within(low: float, high: float, who: str) -> Check:
@@ -44,7 +44,7 @@ Rectangle = Annotated[tuple[int, int, int, int], Check(_rectangle)]
 Side = Annotated[int, _within(1, 32768, "a picture")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class _Common(Table):
     """What every camera has, whatever drives it."""
 
@@ -91,7 +91,7 @@ class _Common(Table):
 _NOT_THE_DRIVERS = {field.name for field in fields(_Common)} | {"driver"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class ClipCamera(_Common):
     """A video file or a folder of images."""
 
@@ -109,7 +109,7 @@ class ClipCamera(_Common):
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class V4l2Camera(_Common):
     """A USB or CSI camera of the Linux kernel. Name it by exactly one of device, serial, usb_path."""
 
@@ -147,7 +147,7 @@ class V4l2Camera(_Common):
             raise ValueError("name the camera by exactly one of device, serial, usb_path")
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class RtspCamera(_Common):
     """A network camera."""
 
@@ -170,7 +170,7 @@ class RtspCamera(_Common):
             raise ValueError("username and password_file belong together: give both or neither")
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class SyntheticCamera(_Common):
     """Pictures of the built-in renderer: parts on a conveyor."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal
 
-from lineside.checked import Check, Is, Table
+from lineside.checked import Check, Is, Table, table
 from lineside.config.stations import Name
 
 KEY_BYTES = 32
@@ -23,7 +23,7 @@ def _public_key(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class ClientConfig(Table):
     """One that may send signed commands."""
 
@@ -36,7 +36,7 @@ class ClientConfig(Table):
         return base64.b64decode(self.public_key)
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class CommandsConfig(Table):
     """Commands over MQTT. Without clients none is taken but to send messages again."""
 

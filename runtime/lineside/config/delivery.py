@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import string
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lineside.checked import Check, Is, Table
+from lineside.checked import Check, Is, Table, table
 
 PLACES = ("site", "line", "station", "kind", "box")  # what a topic template may name
 _BAD = re.compile(r"[+#\x00-\x1f\x7f]")  # wildcards and what no broker takes
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class JournalConfig(Table):
     """[journal]: the store in which every decision is before it leaves the box."""
 
@@ -40,7 +39,7 @@ class JournalConfig(Table):
         return [*_unreadable("journal.path", self.path)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class LedgerConfig(Table):
     """[ledger]: signed checkpoints of the journal's hash chain."""
 
@@ -49,7 +48,7 @@ class LedgerConfig(Table):
     ] = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class TlsConfig(Table):
     """[mqtt.tls]: give ca_file for a private authority; cert_file and key_file where the broker asks who we are."""
 
@@ -74,7 +73,7 @@ def _topic_level(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class MqttConfig(Table):
     """[mqtt]: the broker that gets every decision, and under which topics."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from lineside.checked import Is, Table
+from lineside.checked import Is, Table, table
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class EvidenceConfig(Table):
     """[evidence]: frames, findings and a picture of every reject, unknown and escalated decision, and of a sample."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Annotated
 
-from lineside.checked import Check, Is, Table
+from lineside.checked import Check, Is, Table, table
 
 
 def _address(text: str) -> str:
@@ -16,7 +15,7 @@ def _address(text: str) -> str:
         raise ValueError("must be an IP address of this box; 0.0.0.0 or :: is every one") from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class MetricsConfig(Table):
     """[metrics]: with this table the daemon serves http://ADDRESS:PORT/metrics, without password or encryption."""
 

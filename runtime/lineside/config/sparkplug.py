@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lineside.checked import Check, Is, Table
+from lineside.checked import Check, Is, Table, table
 from lineside.config.delivery import MqttConfig, TlsConfig, file_problems
 from lineside.errors import ConfigError
 from lineside.registry import vendor
@@ -26,7 +26,7 @@ def _sparkplug_id(name: str) -> str:
 Id = Annotated[str, Check(_sparkplug_id), Is(max_length=128)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class SparkplugConfig(Table):
     """[sparkplug]: the edge node that hosts (SCADA, MES) see; each station is a device of it. Needs the extra
     `sparkplug`."""

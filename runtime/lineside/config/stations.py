@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Literal, TypeAlias
 
-from lineside.checked import Is, Table
+from lineside.checked import Is, Table, table
 from lineside.config.geometry import Point, check_fractions, in_pixels, polygon_fault
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # a name becomes an MQTT topic level, a log field and a file name
@@ -21,7 +21,7 @@ Verdict: TypeAlias = Literal["reject", "unknown"]
 ANOMALY_LABEL = "anomaly"  # what the finding of an anomaly model is called
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class TriggerConfig(Table):
     """What is a part: each frame, each object that crosses a line, or nothing (event pipelines)."""
 
@@ -64,7 +64,7 @@ class TriggerConfig(Table):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class ZoneConfig(Table):
     """A named polygon; its sides don't cross each other."""
 
@@ -85,7 +85,7 @@ class ZoneConfig(Table):
         return in_pixels(self.polygon, self.polygon_px, width_px, height_px)
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class _Rule(Table):
     name: Annotated[Name | None, Is("How causes and events call the rule; default: its kind")] = None
     labels: Annotated[tuple[str, ...], Is("Labels that count; empty: all")] = ()
@@ -96,7 +96,7 @@ class _Rule(Table):
         return {"name": self.name or self.kind, **self.values(without=("kind", "name", "keep_score"))}  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class ThresholdConfig(_Rule):
     """Holds where a score is `high` or more; between `low` and `high` the part is unknown."""
 
@@ -112,7 +112,7 @@ class ThresholdConfig(_Rule):
         _keeps("keep_score", self.keep_score, "high", self.high)
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class DefectConfig(_Rule):
     """Holds where a finding of these labels is sure and large enough."""
 
@@ -126,7 +126,7 @@ class DefectConfig(_Rule):
         _keeps("keep_score", self.keep_score, "min_score", self.min_score)
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class CountConfig(_Rule):
     """Holds where the number of findings is outside [min_count, max_count]."""
 
@@ -142,7 +142,7 @@ class CountConfig(_Rule):
             raise ValueError(f"min_count = {self.min_count} is above max_count = {self.max_count}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class ZoneRuleConfig(_Rule):
     """Holds while things are in a zone (or missing from it), from `dwell_s` on."""
 
@@ -169,7 +169,7 @@ class ZoneRuleConfig(_Rule):
 RuleConfig = Annotated[ThresholdConfig | DefectConfig | CountConfig | ZoneRuleConfig, Is(discriminator="kind")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class SteadyConfig(Table):
     """Debounce: in how many frames a rule must hold before it counts."""
 
@@ -185,7 +185,7 @@ class SteadyConfig(Table):
             raise ValueError(f"min_frames = {self.min_frames} of of_frames = {self.of_frames} can never be reached")
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class StationConfig(Table):
     """One station: a camera's pictures, a model, and what is decided about them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,3 +214,17 @@ def _list(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:
         return []
+
+
+def disk(folder: Path) -> dict[str, object]:
+    """Room on the disk that holds this folder, or the nearest one above it; empty where it cannot be told."""
+    for place in (folder, *folder.parents):
+        try:
+            found = os.statvfs(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return {}
+        size_bytes = found.f_blocks * found.f_frsize
+        return {"path": str(place), "free_bytes": found.f_bavail * found.f_frsize, "size_bytes": size_bytes}
+    return {}

@@ -6,16 +6,18 @@ Used by the backends whose runtime cannot fold this into its graph. Times are fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.errors import ConfigError
 from lineside.records import Image, InputSpec, TensorSpec, Window
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[Any]"
 _FLOATS = ("float32", "float16")
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
-from lineside.checked import Is, Table, Unfit, checked
+from lineside.checked import Is, Table, Unfit, checked, table
 from lineside.errors import ConfigError
 from lineside.hal.board import Board
 from lineside.resources import shipped
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Match(Table):
     """Every key that is given must fit; of its values any one. More keys make a closer match."""
 
@@ -38,7 +38,7 @@ class Match(Table):
         return len(asked) if all(asked) else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Candidate(Table):
     """One backend on one device, in the order in which `open_backend` tries them."""
 
@@ -49,7 +49,7 @@ class Candidate(Table):
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Thermal(Table):
     """From `warn_c` on lineside warns, from `critical_c` on it sheds background work."""
 
@@ -87,7 +87,7 @@ class Thermal(Table):
         return {"state": state, "hottest_c": hottest_c, **limits, "zones_c": zones_c}
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class CameraDefaults(Table):
     """What a camera of `lineside init` starts with on this board."""
 
@@ -98,7 +98,7 @@ class CameraDefaults(Table):
     pixel_format: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Profile(Table):
     """One board. `name` is the file's."""
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from lineside.errors import ConfigError
 from lineside.records import Artefact, DecodeSettings, InputSpec, ModelRef, Task
 from lineside.resources import shipped
-from lineside.store import golden
-from lineside.store.golden import Golden
 
 if TYPE_CHECKING:
+    from lineside.store.golden import Golden
     from lineside.store.manifest import Manifest
 
 MANIFEST = "model.toml"
@@ -87,8 +86,14 @@ def read_bundle(path: str | Path) -> Bundle:
             for entry in manifest.artefact
         ),
         licence=manifest.licence,
-        golden=golden.read(folder, manifest.golden.sha256) if manifest.golden else None,
+        golden=_golden(folder, manifest.golden.sha256) if manifest.golden else None,
     )
+
+
+def _golden(folder: Path, sha256: str) -> Golden:
+    from lineside.store.golden import read  # here: a bundle without pays nothing for it
+
+    return read(folder, sha256)
 
 
 def find(path: str | Path) -> Path:

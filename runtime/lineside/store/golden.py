@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from lineside.checked import Is, Table, Unfit, checked
+from lineside.checked import Is, Table, Unfit, checked, table
 from lineside.errors import ConfigError
 from lineside.records import Box, Finding, Task
 
@@ -21,7 +21,7 @@ FILE = "golden.json"
 FOLDER = "golden"  # of the pictures
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Tolerance(Table):
     """How far an answer may be from the golden one. A broken backend is far off; a sound one rounds differently:
     the scores of an INT8 detector's weak findings differ by up to 0.1 between ONNX Runtime and OpenVINO on one file."""
@@ -30,7 +30,7 @@ class Tolerance(Table):
     iou: Annotated[float, Is("Overlap of two boxes", gt=0, le=1)] = 0.8
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Said(Table):
     """One finding of a golden answer."""
 
@@ -39,7 +39,7 @@ class Said(Table):
     box: tuple[float, float, float, float] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Case(Table):
     """One picture; `answers` by the name of the artefact's file."""
 
@@ -48,7 +48,7 @@ class Case(Table):
     answers: dict[str, tuple[Said, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Golden(Table):
     """The whole golden.json."""
 

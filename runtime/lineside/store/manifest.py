@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from lineside.checked import Check, Fault, Is, Table, Unfit, checked
+from lineside.checked import Check, Fault, Is, Table, Unfit, checked, table
 from lineside.errors import ConfigError
 from lineside.registry import names
 
@@ -29,7 +28,7 @@ def _inside(file: str) -> str:
 FileName = Annotated[str, Check(_inside)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class _Input(Table):
     """The [input] table: InputSpec, and what must hold between its values."""
 
@@ -60,7 +59,7 @@ class _Input(Table):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class _Decode(Table):
     """The [decode] table: the decoder's name and DecodeSettings."""
 
@@ -73,7 +72,7 @@ class _Decode(Table):
     threshold: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class _Artefact(Table):
     """One [[artefact]] table."""
 
@@ -84,14 +83,14 @@ class _Artefact(Table):
     layout: Literal["nchw", "nhwc"] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class _Golden(Table):
     """The [golden] table: the hash of golden.json."""
 
     sha256: Annotated[str, Is(pattern="^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@table
 class Manifest(Table):
     """The whole model.toml."""
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.errors import ConfigError
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Floats: TypeAlias = "NDArray[np.float64]"
+Ids: TypeAlias = "NDArray[np.int64]"
 
 _REACH_DIOU = -0.5  # a track of one hit: its next box may be about two and a half box lengths away
 _KEEP_DIOU = (

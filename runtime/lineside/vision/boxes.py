@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.records import Detections, Placement
 
-Boxes = NDArray[np.float32]  # (N, 4)
-Scores = NDArray[np.float32]  # (N,)
-ClassIds = NDArray[np.int32]  # (N,)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Boxes: TypeAlias = "NDArray[np.float32]"  # (N, 4)
+Scores: TypeAlias = "NDArray[np.float32]"  # (N,)
+ClassIds: TypeAlias = "NDArray[np.int32]"  # (N,)
 
 MAX_CANDIDATES = 1000  # the best so many enter suppression (4 ms): its cost grows with the square
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.records import Image, Placement
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 STRENGTH = 0.6  # the most that the heat may hide of the picture
 

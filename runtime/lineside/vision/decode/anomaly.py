@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.records import AnomalyMap, DecodeSettings, InputSpec, Placement, Tensor, TensorSpec
 from lineside.vision.decode import outputs as out
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXPECTED = "pred_score [1] or [1, 1], anomaly_map [1, 1, h, w], or both"
 

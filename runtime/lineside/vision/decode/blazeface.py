@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.records import DecodeSettings, Detections, InputSpec, Placement, Tensor, TensorSpec
 from lineside.vision.boxes import NOTHING, corners_of_centres, settle
 from lineside.vision.decode import outputs as out
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # stride and anchors a cell: MediaPipe's short-range graph (input 128) and its full-range sparse one (input 192)
 LAYOUTS = (((8, 2), (16, 6)), ((4, 1),))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.errors import ConfigError
 from lineside.records import Classification, DecodeSettings, InputSpec, Placement, Tensor, TensorSpec
 from lineside.vision.decode import outputs as out
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXPECTED = "one output [1, classes]"
 

@@ -7,13 +7,16 @@ the stride, from the centre of the cell.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.records import DecodeSettings, Detections, InputSpec, Placement, Tensor, TensorSpec
 from lineside.vision.boxes import NOTHING, settle
 from lineside.vision.decode import outputs as out
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXPECTED = "scores [1, n, classes] and distances [1, n, 4 x bins] for each of the strides 8, 16 and 32"
 STRIDES = (8, 16, 32)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.errors import ConfigError
 from lineside.records import InputSpec, Tensor, TensorSpec
 from lineside.vision.boxes import Boxes, ClassIds, Scores
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 COARSEST_SCORE = 0.1  # a quantisation step above this leaves no score to compare
-Indices = NDArray[np.intp]
-Raw = NDArray[Any]
+Indices: TypeAlias = "NDArray[np.intp]"
+Raw: TypeAlias = "NDArray[Any]"
 
 
 def misfit(outputs: Iterable[TensorSpec], expected: str) -> ConfigError:

@@ -9,14 +9,16 @@ they are known when the model has run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.records import DecodeSettings, Detections, InputSpec, Placement, Tensor, TensorSpec
 from lineside.vision.boxes import NOTHING, nms, to_frame
 from lineside.vision.decode import outputs as out
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXPECTED = "the four of TFLite_Detection_PostProcess: boxes [1, K, 4], classes [1, K], scores [1, K], count [1]"
 ORDER = {"TFLite_Detection_PostProcess:1": "classes", "TFLite_Detection_PostProcess:2": "scores"}  # TF1's exporter

@@ -6,13 +6,16 @@ score = sqrt(cls * obj); box as YOLOX's (Wu et al. 2023, "YuNet: A Tiny Millisec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lineside.records import DecodeSettings, Detections, InputSpec, Placement, Tensor, TensorSpec
 from lineside.vision.boxes import NOTHING, corners_of_centres, settle
 from lineside.vision.decode import outputs as out
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXPECTED = "outputs named cls, obj and bbox for each of the strides 8, 16 and 32, such as cls_8 [1, n, 1]"
 STRIDES = (8, 16, 32)
