@@ -354,7 +354,7 @@ def test_too_many_commands_and_a_retained_one_are_refused(
     with Box(tmp_path / "box", broker.port, clients=CLIENTS) as box:
         leave = threading.Event()
         box.commands.register("missed_defect", lambda args: {"left": leave.wait(20)})
-        eventually(lambda: box.sink.status()["connected"])
+        box.listening()
         for _ in range(100):
             asking.ask(SIGNER.command(COMMAND, "missed_defect", {}), COMMAND)
         eventually(lambda: any("busy: 64 commands wait" in reply["reason"] for reply in asking.replies()))
