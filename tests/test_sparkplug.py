@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def test_states_that_are_older_malformed_or_of_another_host_change_nothing(
 ) -> None:
     options: dict[str, Any] = {"primary_host": "mes", "edge_node_id": "picky"}
     with Host(broker.port) as host, running(sparkplug_sink(opened, broker.port, tmp_path, **options)) as made:
-        eventually(lambda: made.status()["connected"])
+        eventually(lambda: made.caller.link and len(made.caller.link.granted) == len(made.caller.topics))
         publish(broker.port, "spBv1.0/STATE/other", b'{"online":true,"timestamp":5}')
         for count, wrong in enumerate(
             (b"ONLINE", b"\xff", b"[]", b'{"online":1,"timestamp":5}', b'{"online":true}'), 1
@@ -400,12 +401,14 @@ def test_births_and_data_are_neither_retained_nor_above_qos_0(
     broker: Mosquitto, opened: Journal, tmp_path: Path, eventually: Eventually
 ) -> None:
     seen: list[MQTTMessage] = []
+    subscribed = threading.Event()
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
     client.on_message = lambda _client, _user, message: seen.append(message)
     client.on_connect = lambda client, *_: client.subscribe("spBv1.0/plant/+/plain/#", 1)
+    client.on_subscribe = lambda *_: subscribed.set()
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
-    eventually(lambda: client.is_connected())
+    assert subscribed.wait(10)
     with running(sparkplug_sink(opened, broker.port, tmp_path, edge_node_id="plain", heartbeat_s=1)):
         opened.put(decision(1))
         eventually(lambda: {m.topic.split("/")[2] for m in seen} >= {"NBIRTH", "DBIRTH", "DDATA", "NDATA"})
