@@ -51,14 +51,18 @@ def main() -> int:
         if not clip.exists():
             raise ConfigError(f"--clip {clip}: no such file")
         per = asked.per or ("object" if bundle.name == SHIPPED else "frame")
-        decisions, code, wall_s = _run(out, clip, bundle, per)
+        said, code, wall_s = _run(out, clip, bundle, per)
     except LinesideError as error:
         print(error, file=sys.stderr)
         return 1
     if code != 0:
         print(f"the daemon ended with exit status {code}; its log: {out / 'daemon.log'}", file=sys.stderr)
         return 1
-    summary = _summary(decisions, truth, wall_s)
+    decisions = [message for message in said if message["kind"] == "decision"]
+    summary = _summary(decisions, truth)
+    seqs = [message["seq"] for message in said]
+    summary["seq"] = "gap-free" if seqs == list(range(1, len(seqs) + 1)) else f"not gap-free: {seqs}"
+    summary["took"] = f"{wall_s:.1f} s"
     sheet = out / "disagreements.png"
     tiles = _disagreements(clip, decisions, truth) if truth else _samples(clip, decisions)
     if tiles:
@@ -76,7 +80,7 @@ def main() -> int:
 
 
 def _run(out: Path, clip: Path, bundle: Bundle, per: str) -> tuple[list[Message], int, float]:
-    """Broker, subscriber, daemon; every decision as it came in, the daemon's exit status, seconds from start to end."""
+    """Broker, subscriber, daemon; what came of the station, the daemon's exit status, seconds from start to end."""
     port = _free_port()
     broker = _broker(out, port)
     inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
@@ -88,16 +92,16 @@ def _run(out: Path, clip: Path, bundle: Bundle, per: str) -> tuple[list[Message]
         begun = time.monotonic()
         with (out / "daemon.log").open("w") as log:
             daemon = subprocess.Popen([sys.executable, "-m", "lineside.cli", "run", str(config)], stderr=log)
-            decisions = list(_received(inbox, daemon))
+            said = list(_received(inbox, daemon))
         wall_s = time.monotonic() - begun
     subscriber.disconnect()
     subscriber.loop_stop()
     broker.stop()
-    return decisions, daemon.returncode, wall_s
+    return said, daemon.returncode, wall_s
 
 
 def _received(inbox: queue.SimpleQueue[Message | None], daemon: subprocess.Popen[bytes]) -> Iterator[Message]:
-    """Decisions as they come, printed, until the daemon has ended and nothing is left."""
+    """Messages as they come, decisions printed, until the daemon has ended and nothing is left."""
     quiet_since = time.monotonic()
     try:
         while True:
@@ -112,7 +116,8 @@ def _received(inbox: queue.SimpleQueue[Message | None], daemon: subprocess.Popen
                 continue
             quiet_since = time.monotonic()
             if message is not None:
-                _show(message)
+                if message["kind"] == "decision":
+                    _show(message)
                 yield message
     finally:
         if daemon.poll() is None:
@@ -194,7 +199,7 @@ def _subscriber(port: int, inbox: queue.SimpleQueue[Message | None]) -> mqtt.Cli
     ready = queue.SimpleQueue[bool]()
 
     def connected(*_: object) -> None:
-        client.subscribe("lineside/+/+/+/decision", qos=1)
+        client.subscribe("lineside/+/+/demo/#", qos=1)
 
     client.on_connect = connected
     client.on_subscribe = lambda *_: ready.put(True)
@@ -263,7 +268,7 @@ def _defective(part: dict[str, Any]) -> bool:
     return bool(part["verdict"] == "defective")
 
 
-def _summary(decisions: list[Message], truth: dict[str, Any] | None, wall_s: float) -> dict[str, Any]:
+def _summary(decisions: list[Message], truth: dict[str, Any] | None) -> dict[str, Any]:
     latency_ms = [float(message["latency_ms"]) for message in decisions] or [0.0]
     verdicts = {word: sum(d["verdict"] == word for d in decisions) for word in ("accept", "reject", "unknown")}
     summary: dict[str, Any] = {
@@ -280,11 +285,6 @@ def _summary(decisions: list[Message], truth: dict[str, Any] | None, wall_s: flo
         summary["overkill"] = sum(not _defective(p) and d is not None and d["verdict"] == "reject" for p, d in pairs)
     p50, p99 = np.percentile(latency_ms, [50, 99])
     summary["capture to decision"] = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
-    seqs = [message["seq"] for message in decisions]
-    summary["seq"] = (
-        "gap-free" if seqs == list(range(1, len(seqs) + 1)) else f"not gap-free: {len(set(seqs))} different"
-    )
-    summary["took"] = f"{wall_s:.1f} s"
     return summary
 
 
