@@ -16,6 +16,8 @@ from lineside.tuning.compare import Tally, mean, rate
 from lineside.tuning.pictures import Pictures
 from lineside.tuning.ways import Reference, Way
 
+_AT_LEAST = 16  # pictures, whatever the time
+
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
@@ -39,7 +41,7 @@ def compare(
     progress: Progress,
     until_s: float | None = None,
 ) -> dict[Way, Compared]:
-    """Until there are no more pictures, or time.monotonic() is `until_s`; one picture at least.
+    """Until there are no more pictures, or time.monotonic() is `until_s`; a few pictures in any case.
 
     Raises ConfigError (no picture can be read) or DeviceError (the reference fails).
     """
@@ -51,7 +53,7 @@ def compare(
             if not results[way].fault:
                 _look(results[way], model, image, number, wanted)
         progress("pictures", number, len(shown.paths))
-        if until_s is not None and time.monotonic() > until_s:
+        if until_s is not None and number >= _AT_LEAST and time.monotonic() > until_s:
             break
     return results
 

@@ -1,7 +1,8 @@
-"""Times several ways against each other in rounds: a few frames each in turn, so that a noisy moment hits them all.
+"""Times several ways against each other: a few frames each in turn, so that a noisy moment hits them all.
 
-After a round those that are clearly slower drop out (successive halving, Jamieson and Talwalkar 2016), so most of the
-time goes to those between which it is hard to tell.
+Now and then it is asked who may still be the best, and the time goes to those (successive halving, Jamieson and
+Talwalkar 2016). Nobody is out for good: a few frames do not show a p99, so where a leader turns out to have spikes,
+those that it had pushed out come back.
 """
 
 from __future__ import annotations
@@ -21,31 +22,32 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 
 NOISE = 0.1  # two times nearer than this are not told apart, however often they were measured
+_FAR = 3.0
 _HOPELESS = 1.3  # times the leader's median: its p99 will not be better
-_FRAMES = (60, 200, 600, 1000)  # of each way, by the end of each round; the last of the rounds all
+_FRAMES = (100, 300, 1000)  # of each way that may be the best; 300 without a spike show that spikes are under 1 %
+_SHARE = 0.4  # of the time that is left, until it is asked again who may be the best
 _BLOCK_MS = 150.0  # one way's turn
 _BLOCK_FRAMES = (3, 20)
 _RESAMPLES = 200
 _ALIKE = 0.025  # of the resamples: above, the difference may be chance
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entrant(Generic[K]):
     """One way. `run` takes so many frames through it and gives the time of each in ms."""
 
     key: K
     run: Callable[[int], list[float]]
-    blocks: list[list[float]] = field(default_factory=list)
-    rounds: int = 0  # that it was in
+    blocks: dict[int, list[float]] = field(default_factory=dict)  # by turn: those of one turn felt the same moment
     fault: str = ""  # why it ended
 
     @property
     def frames(self) -> int:
-        return sum(map(len, self.blocks))
+        return sum(map(len, self.blocks.values()))
 
     def at(self, percent: float) -> float:
         """A percentile of its times, in ms."""
-        return float(np.percentile([time for block in self.blocks for time in block], percent))
+        return float(np.percentile([time for block in self.blocks.values() for time in block], percent))
 
 
 def race(
@@ -54,42 +56,40 @@ def race(
     until_s: float,
     first_ms: float,
     progress: Callable[[int, int], None],
-) -> None:
-    """Run all until `until_s` or until enough is known; `first_ms` is about what a frame of the slowest takes.
+) -> list[Entrant[K]]:
+    """Run them until `until_s` or until enough is known; those that may be the best, in their order.
 
-    Each has the blocks of its rounds; those of the last round have equally many.
+    `first_ms` is about what a frame of the slowest takes. Each has one turn at least.
     """
-    left = [entrant for entrant in entrants if not entrant.fault]
-    least, most = _BLOCK_FRAMES
-    for number, frames in enumerate(_FRAMES):
-        if not left:
-            return
-        size = max(least, min(most, int(_BLOCK_MS / max(first_ms, 1e-3))))
-        began_s = now_s()
-        ends_s = began_s + (until_s - began_s) / (len(_FRAMES) - number)
-        for entrant in left:
-            entrant.rounds += 1
-        turn = 0
-        while left and left[0].frames < frames and (turn == 0 or now_s() < ends_s):
-            for entrant in left[turn % len(left) :] + left[: turn % len(left)]:  # nobody always follows the same one
-                _block(entrant, size)
-            left = [entrant for entrant in left if not entrant.fault]
+    began_s, turn = now_s(), 0
+    left = list(entrants)
+    while left:
+        wanted = next((frames for frames in _FRAMES if min(one.frames for one in left) < frames), 0)
+        if not wanted or (turn and now_s() >= until_s):
+            break
+        ends_s = now_s() + _SHARE * (until_s - now_s())
+        size = max(_BLOCK_FRAMES[0], min(_BLOCK_FRAMES[1], int(_BLOCK_MS / max(first_ms, 1e-3))))
+        while (behind := [one for one in left if not one.fault and one.frames < wanted]) and (
+            turn == 0 or now_s() < ends_s
+        ):
+            for entrant in behind[turn % len(behind) :] + behind[: turn % len(behind)]:  # nobody always comes second
+                _block(entrant, turn, size)
             turn += 1
-            progress(number, len(_FRAMES))
-        if number < len(_FRAMES) - 1:
-            left = kept(left)
+            progress(int(now_s() - began_s), max(1, int(until_s - began_s)))
+        left = contenders([entrant for entrant in entrants if not entrant.fault])
         first_ms = max((entrant.at(50) for entrant in left), default=first_ms)
+    return left
 
 
-def _block(entrant: Entrant[K], size: int) -> None:
+def _block(entrant: Entrant[K], turn: int, size: int) -> None:
     try:
-        entrant.blocks.append(entrant.run(size))
+        entrant.blocks[turn] = entrant.run(size)
     except LinesideError as error:
         entrant.fault = str(error)
 
 
-def kept(entrants: Sequence[Entrant[K]]) -> list[Entrant[K]]:
-    """Those that go on to the next round: the better half at p99, and who may yet be as good; in their order."""
+def contenders(entrants: Sequence[Entrant[K]]) -> list[Entrant[K]]:
+    """Those that may be the best: the better half at p99 and who is within noise of it, but for hopeless medians."""
     if not entrants:
         return []
     ranked = sorted(entrants, key=lambda entrant: entrant.at(99))
@@ -104,21 +104,27 @@ def kept(entrants: Sequence[Entrant[K]]) -> list[Entrant[K]]:
 
 def alike(leader: Entrant[K], other: Entrant[K], percent: float) -> bool:
     """Whether a percentile of the other's times is within noise of the leader's: nearer than NOISE, or the sign of the
-    difference changes from resample to resample. Blocks of one turn are drawn together: both felt the same moment."""
-    if other.at(percent) <= (1 + NOISE) * leader.at(percent):
+    difference changes from resample to resample. Blocks of one turn are drawn together. Who is _FAR longer in few frames
+    is not given the benefit of the doubt."""
+    times = other.at(percent) / leader.at(percent)
+    if times <= 1 + NOISE:
         return True
-    turns = min(len(leader.blocks), len(other.blocks))
-    if turns < 2:
+    if times > _FAR and other.frames < _FRAMES[1]:
         return False
-    drawn = np.random.default_rng(0).integers(0, turns, (_RESAMPLES, turns))
+    turns = sorted(leader.blocks.keys() | other.blocks.keys())
+    drawn = np.random.default_rng(0).choice(turns, (_RESAMPLES, len(turns)))
     behind = _percentiles(other, drawn, percent) - _percentiles(leader, drawn, percent)
-    return bool(np.mean(behind <= 0) > _ALIKE)
+    return bool(np.mean(behind[np.isfinite(behind)] <= 0) > _ALIKE)
 
 
 def _percentiles(entrant: Entrant[K], drawn: NDArray[np.int64], percent: float) -> NDArray[np.float64]:
-    """Of each resample. Blocks differ in length between rounds, so each draw is put together by itself."""
-    blocks = [np.asarray(block) for block in entrant.blocks]
-    return np.array([np.percentile(np.concatenate([blocks[turn] for turn in turns]), percent) for turns in drawn])
+    """Of each resample; not a number where none of its turns was the entrant's."""
+    blocks = {turn: np.asarray(block) for turn, block in entrant.blocks.items()}
+    found = []
+    for turns in drawn.tolist():
+        mine = [blocks[turn] for turn in turns if turn in blocks]
+        found.append(float(np.percentile(np.concatenate(mine), percent)) if mine else math.nan)
+    return np.array(found)
 
 
 def choose(finalists: Sequence[Entrant[K]], cheaper: Callable[[K], object]) -> tuple[Entrant[K], list[Entrant[K]]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from lineside.tuning.rounds import Entrant, choose, race
 from lineside.tuning.ways import Reference, Way, open_reference, open_way, ways
 
 _ANSWERS_SHARE = 0.35  # of the time, until the last picture is compared; the rest is for the rounds
-_TOO_SLOW = 3.0  # times the best median of all: no number of threads makes up for that
+_FAR_BEHIND = 3.0  # times the best median: fewer threads do not make up for that
 _KEPT_BYTES = 64 << 20  # of pictures, for the rounds
 _KEPT = 8
 _THREADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -82,9 +83,9 @@ class _Tuning:
         self.asked = asked
         self.pictures = 0
         self.refused: list[Tried] = []
-        self._slow: list[Tried] = []
         self._bundle, self._profile, self._cache_dir, self._progress = bundle, profile, cache_dir, progress
         self._compared: Mapping[Way, Compared] = {}
+        self._right: Mapping[Way, Compared] = {}  # of these, those that decide as the reference does
 
     def compare(self, found: Sequence[Way], first: Reference, shown: Pictures) -> None:
         """The golden pictures, then all others beside the reference."""
@@ -106,7 +107,8 @@ class _Tuning:
             for model in models.values():
                 model.executor.close()
         self.pictures = max((one.tally.pictures for one in compared.values()), default=0)
-        self._compared = {way: one for way, one in compared.items() if self._is_right(way, one)}
+        self._compared = compared
+        self._right = {way: one for way, one in compared.items() if self._is_right(way, one)}
 
     def race(
         self, images: Sequence[Image], found: Sequence[Way], previous: Tried | None
@@ -114,33 +116,32 @@ class _Tuning:
         """The pick, those within noise of it, and the slower ones, the nearest first. Raises ConfigError."""
         models = {way: model for way in self._variants() if (model := self._open(way)) is not None}
         entrants = [Entrant(way, _frames(model, images)) for way, model in models.items()]
-        slowest_ms = max((one.median_ms for one in self._compared.values()), default=1.0)
+        slowest_ms = max((one.median_ms for one in self._right.values()), default=1.0)
         gc.collect()
         gc.freeze()  # as the daemon does
         try:
             until_s = self.began_s + self.asked.seconds
-            race(entrants, time.monotonic, until_s, slowest_ms, lambda done, of: self._progress("rounds", done + 1, of))
+            last = race(entrants, time.monotonic, until_s, slowest_ms, partial(self._progress, "seconds"))
         finally:
             gc.unfreeze()
             for model in models.values():
                 model.executor.close()
         fit = [entrant for entrant in entrants if self._is_soon(entrant)]
         if not fit:
-            lines = (f"{one}: {one.why}" for one in (*self.refused, *self._slow))
+            lines = (f"{one}: {one.why}" for one in self.refused)
             raise ConfigError(f"bundle {self._bundle.folder}: no way to run it here keeps what was asked for:", *lines)
-        last = max(entrant.rounds for entrant in fit)
         order = {way: number for number, way in enumerate(found)}
 
         def cheaper(way: Way) -> tuple[bool, int, int]:
             return not _is(previous, way), way.threads or 0, order[replace(way, threads=None)]
 
-        pick, ties = choose([entrant for entrant in fit if entrant.rounds == last], cheaper)
+        pick, ties = choose([entrant for entrant in fit if entrant in last] or fit, cheaper)
         rest = [entrant for entrant in fit if entrant is not pick and entrant not in ties]
-        rest.sort(key=lambda entrant: (-entrant.rounds, entrant.at(99)))
+        rest.sort(key=lambda entrant: (entrant not in last, entrant.at(99)))
         return (
             self._tried(pick, "picked", self._reason(pick, ties, previous)),
             [self._tried(one, "within noise", f"within noise of the pick, {_times(one)}") for one in ties],
-            [self._tried(one, "slower", _slower(one, pick)) for one in rest] + self._slow,
+            [self._tried(one, "slower", _slower(one, pick)) for one in rest],
         )
 
     def _open(self, way: Way) -> Model | None:
@@ -167,18 +168,16 @@ class _Tuning:
         return False
 
     def _variants(self) -> Iterator[Way]:
-        """Those that answer right with each number of threads; who is far behind is not tried again."""
-        best_ms = min((one.median_ms for one in self._compared.values()), default=0.0)
+        """Those that answer right with each number of threads; who is far behind with all cores only."""
+        best_ms = min((one.median_ms for one in self._right.values()), default=0.0)
         cores = allowed_cores()
-        for way, compared in self._compared.items():
-            if compared.median_ms > _TOO_SLOW * best_ms:
-                why = f"median {compared.median_ms:.1f} ms beside the pictures, the best {best_ms:.1f} ms"
-                self._slow.append(self._row(way, "slower", why))
-            elif way.device == "cpu":
-                yield from (replace(way, threads=count) for count in _THREADS if count < cores)
-                yield replace(way, threads=cores)
-            else:
+        for way, compared in self._right.items():
+            if way.device != "cpu":
                 yield way
+                continue
+            if compared.median_ms <= _FAR_BEHIND * best_ms:
+                yield from (replace(way, threads=count) for count in _THREADS if count < cores)
+            yield replace(way, threads=cores)
 
     def _is_soon(self, entrant: Entrant[Way]) -> bool:
         most_ms = self.asked.p99_ms
