@@ -241,7 +241,7 @@ class Daemon:
             cache_dir=self._cache_dir,
             unsure_from=unsure_from,
         )
-        if not any("plan" in kept for kept in found.everything(self._state_dir, bundle.digest)):
+        if all(kept.get("plan") is None for kept in found.everything(self._state_dir, bundle.digest)):
             return open_(bundle, station)
         from lineside.tuning.pin import Box, open_pinned  # here: a box that was never tuned pays nothing for it
 

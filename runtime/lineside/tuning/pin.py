@@ -77,33 +77,38 @@ def open_pinned(
 
 def _plan(bundle: Bundle, box: Box) -> TuningPlan | None:
     """The plan for this box as it is; made now if there is one for what it was. None: the ordinary choice."""
-    older = [kept for kept in everything(box.state_dir, bundle.digest) if "plan" in kept]
+    older = [kept for kept in everything(box.state_dir, bundle.digest) if kept.get("plan") is not None]
     if not older:
         return None
     now = box_facts(box.profile)
     found = Found(box.state_dir, bundle.digest, fingerprint(now))
     kept = found.read()
-    if "plan" not in kept:
-        before = next((plan for one in older if (plan := _parsed(one, found)) is not None), None)
+    if kept.get("plan") is None:
+        before = next(((plan, one) for one in older if (plan := _parsed(one, found)) is not None), None)
         if before is None:
             return None
-        was: dict[str, str] = next((one["facts"] for one in older if isinstance(one.get("facts"), dict)), {})
-        _log.warning("%s: this box has changed since it was tuned (%s): tuning again", bundle.name, changes(was, now))
-        _tune_again(bundle, before, box, found)
+        told = changes(before[1].get("facts") or {}, now)
+        _log.warning("%s: this box has changed since it was tuned (%s): tuning again", bundle.name, told)
+        _tune_again(bundle, before[0], box, found)
         kept = found.read()
-    failed = kept["plan"].get("failed") if isinstance(kept.get("plan"), dict) else None
-    if failed:
+    if (failed := _failed(kept)) is not None:
         _log.error("%s: is not tuned (%s): the ordinary choice; `lineside tune` tries again", bundle.name, failed)
         return None
-    return _parsed(kept, found)
+    return None if kept.get("plan") is None else _parsed(kept, found)
+
+
+def _failed(kept: dict[str, Any]) -> str | None:
+    plan = kept.get("plan")
+    return str(plan["failed"]) if isinstance(plan, dict) and "failed" in plan else None
 
 
 def _parsed(kept: dict[str, Any], found: Found) -> TuningPlan | None:
+    if _failed(kept) is not None:
+        return None
     try:
         return parse(kept["plan"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if "failed" not in (kept.get("plan") or ()):
-            _log.warning("%s: a tuning plan in there is none (%r): `lineside tune` makes one", found.path.parent, error)
+        _log.warning("%s: a tuning plan in there is none (%r): `lineside tune` makes one", found.path.parent, error)
         return None
 
 
@@ -123,7 +128,7 @@ def _tune_again(bundle: Bundle, before: TuningPlan, box: Box, found: Found) -> N
         found.put(plan={"failed": "it was interrupted"})
         why = _run([sys.executable, "-m", "lineside.cli", "tune", *map(str, words)], asked.seconds + _GRACE_S, box)
         if why is None:
-            found.path.unlink(missing_ok=True)  # the daemon stops: the next start tunes
+            found.put(plan=None)  # the daemon stops: the next start tunes
         elif why:
             found.put(plan={"failed": why})
     except OSError as error:

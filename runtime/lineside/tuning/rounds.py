@@ -104,8 +104,8 @@ def contenders(entrants: Sequence[Entrant[K]]) -> list[Entrant[K]]:
 
 def alike(leader: Entrant[K], other: Entrant[K], percent: float) -> bool:
     """Whether a percentile of the other's times is within noise of the leader's: nearer than NOISE, or the sign of the
-    difference changes from resample to resample. Blocks of one turn are drawn together. Who is _FAR longer in few frames
-    is not given the benefit of the doubt."""
+    difference changes from resample to resample. Blocks of one turn are drawn together. In few
+    frames, who is _FAR longer is not given the benefit of the doubt."""
     times = other.at(percent) / leader.at(percent)
     if times <= 1 + NOISE:
         return True
