@@ -110,7 +110,7 @@ def test_a_station_decides_as_the_plan_says_and_tells_why(box: Box) -> None:
     assert found["backend"] == "quick:cpu"
     assert found["chosen_by"].startswith("tuning plan of ")
     assert "the soonest that answers right, p99" in found["chosen_by"]
-    assert "nothing.onnx on quick:cpu, 1 thread: tuning plan of" in log
+    assert "brightness 1: nothing.onnx on quick:cpu, " in log
 
     named, log = box.starts('backend = "fake"')
     assert named["backend"] == "fake:cpu", "the station's own word"

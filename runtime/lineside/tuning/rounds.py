@@ -26,10 +26,10 @@ _FAR = 3.0
 _HOPELESS = 1.3  # times the leader's median: its p99 will not be better
 _FRAMES = (100, 300, 1000)  # of each way that may be the best; 300 without a spike show that spikes are under 1 %
 _SHARE = 0.4  # of the time that is left, until it is asked again who may be the best
-_BLOCK_MS = 150.0  # one way's turn
-_BLOCK_FRAMES = (3, 20)
+_BLOCK_MS = 50.0  # one way's turn: the shorter, the more of a busy moment is felt by all
+_BLOCK_FRAMES = (3, 5)
 _RESAMPLES = 200
-_ALIKE = 0.025  # of the resamples: above, the difference may be chance
+_ALIKE = 0.005  # of the resamples: above, the difference may be chance
 
 
 @dataclass(slots=True, eq=False)
@@ -89,17 +89,17 @@ def _block(entrant: Entrant[K], turn: int, size: int) -> None:
 
 
 def contenders(entrants: Sequence[Entrant[K]]) -> list[Entrant[K]]:
-    """Those that may be the best: the better half at p99 and who is within noise of it, but for hopeless medians."""
+    """Those that may be the best at p99, seen from who is now: but for hopeless medians, whoever has few frames yet or
+    is within noise of it."""
     if not entrants:
         return []
-    ranked = sorted(entrants, key=lambda entrant: entrant.at(99))
-    leader, half = ranked[0], ranked[: math.ceil(len(ranked) / 2)]
-    slow_ms = _HOPELESS * leader.at(50)
-    return [
-        entrant
-        for entrant in entrants
-        if entrant is leader or (entrant.at(50) <= slow_ms and (entrant in half or alike(leader, entrant, 99)))
-    ]
+    leader = min(entrants, key=lambda entrant: entrant.at(99))
+
+    def may(entrant: Entrant[K]) -> bool:
+        is_hopeless = entrant.at(50) > _HOPELESS * leader.at(50)
+        return not is_hopeless and (entrant.frames < _FRAMES[1] or alike(leader, entrant, 99))
+
+    return [entrant for entrant in entrants if entrant is leader or may(entrant)]
 
 
 def alike(leader: Entrant[K], other: Entrant[K], percent: float) -> bool:
