@@ -126,27 +126,23 @@ def open_reference(bundle: Bundle, given: Artefact | None, profile: Profile, oth
     False. Raises ConfigError where `given` does not fit the bundle, or nothing opens.
     """
     own = [artefact for artefact in bundle.artefacts if artefact.precision == "fp32"]
+    exact = [
+        (Way(candidate.name, candidate.device, artefact), replace(profile, backend=(candidate,)))
+        for artefact in ([given] if given else own)
+        for candidate in _F32[artefact.format]
+    ]
     faults: list[str] = []
-    for artefact in [given] if given else own:
-        for candidate in _F32[artefact.format]:
-            way = Way(candidate.name, candidate.device, artefact)
-            try:
-                model = open_way(bundle, way, replace(profile, backend=(candidate,)), None)
-            except LinesideError as error:
-                faults.append(f"{way}: {error}")
-                continue
-            return Reference(way, model, is_fp32=True)
-    if given is not None:
-        raise ConfigError(f"--reference {given.path}: does not run as this bundle's model:", *faults)
-    for way in others:
+    for way, how in exact if given else [*exact, *((way, profile) for way in others)]:
         try:
-            model = open_way(bundle, way, profile, None)
+            model = open_way(bundle, way, how, None)
         except LinesideError as error:
             faults.append(f"{way}: {error}")
             continue
-        wrong = differences(bundle, way.file, model.see, model.settings.min_score)
+        wrong = [] if given else differences(bundle, way.file, model.see, model.settings.min_score)
         if not wrong:
-            return Reference(way, model, is_fp32=way.artefact.precision == "fp32")
+            return Reference(way, model, is_fp32=how is not profile)
         model.executor.close()
         faults.append(f"{way}: gives wrong answers to its golden pictures: {wrong[0]}")
+    if given is not None:
+        raise ConfigError(f"--reference {given.path}: does not run as this bundle's model:", *faults)
     raise ConfigError(f"bundle {bundle.folder}: nothing runs that could be the reference:", *faults)
