@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lineside.commands import measuring
 
 if TYPE_CHECKING:
+    from lineside.store.found import Found
     from lineside.tuning.plan import Asked, TuningPlan
 
 SECONDS = 45.0
@@ -84,12 +85,10 @@ def _asked(args: argparse.Namespace) -> Asked:
     )
 
 
-def _before(found: object) -> TuningPlan | None:
+def _before(found: Found) -> TuningPlan | None:
     """The plan that is there, if it is one."""
-    from lineside.store.found import Found
     from lineside.tuning.plan import parse
 
-    assert isinstance(found, Found)
     try:
         return parse(found.read()["plan"])
     except (KeyError, TypeError, ValueError):
