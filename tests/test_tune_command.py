@@ -69,6 +69,7 @@ def test_the_shipped_model_is_tuned_over_every_runtime(tune: Tune, tmp_path: Pat
     assert pick["p99_ms"] >= pick["p50_ms"] > 0
     assert any("no fp32 reference" in note for note in plan["notes"])
     assert any("2 pictures are few" in note for note in plan["notes"])
+    assert (pick["frames"] < 300) == any("frames are few for a p99" in note for note in plan["notes"])
     (kept,) = (tmp_path / "state" / "models").glob("*/*.json")
     assert json.loads(kept.read_text())["plan"] == plan
     assert json.loads(kept.read_text())["facts"]["onnxruntime"]
@@ -116,8 +117,8 @@ def test_soon_at_the_median_and_late_at_p99_is_not_picked(tune: Tune, limit: tup
     pick, spiky = plan["tried"][0], of(plan, "spiky")
     assert pick["backend"] == "onnxruntime"
     assert min(one["p50_ms"] for one in spiky) < pick["p50_ms"], "else it was refused for the wrong reason"
-    assert {one["state"] for one in spiky} == {"refused" if limit else "slower"}
-    assert not limit or all("--p99-ms 200" in one["why"] for one in spiky)
+    assert {one["state"] for one in spiky} <= {"refused", "slower"}
+    assert bool(limit) == any("--p99-ms 200" in one["why"] for one in spiky if one["state"] == "refused")
 
 
 def test_int8_that_decides_otherwise_than_fp32_is_refused(tune: Tune, tmp_path: Path, data: Path) -> None:

@@ -24,7 +24,8 @@ K = TypeVar("K")
 NOISE = 0.1  # two times nearer than this are not told apart, however often they were measured
 _FAR = 3.0
 _HOPELESS = 1.3  # times the leader's median: its p99 will not be better
-_FRAMES = (100, 300, 1000)  # of each way that may be the best; 300 without a spike show that spikes are under 1 %
+SURE_FRAMES = 300  # without a spike they show that spikes are under 1 %, at 95 % confidence
+_FRAMES = (100, SURE_FRAMES, 1000)  # of each way that may be the best, step by step
 _SHARE = 0.4  # of the time that is left, until it is asked again who may be the best
 _BLOCK_MS = 50.0  # one way's turn: the shorter, the more of a busy moment is felt by all
 _BLOCK_FRAMES = (3, 5)
@@ -97,7 +98,7 @@ def contenders(entrants: Sequence[Entrant[K]]) -> list[Entrant[K]]:
 
     def may(entrant: Entrant[K]) -> bool:
         is_hopeless = entrant.at(50) > _HOPELESS * leader.at(50)
-        return not is_hopeless and (entrant.frames < _FRAMES[1] or alike(leader, entrant, 99))
+        return not is_hopeless and (entrant.frames < SURE_FRAMES or alike(leader, entrant, 99))
 
     return [entrant for entrant in entrants if entrant is leader or may(entrant)]
 
@@ -109,7 +110,7 @@ def alike(leader: Entrant[K], other: Entrant[K], percent: float) -> bool:
     times = other.at(percent) / leader.at(percent)
     if times <= 1 + NOISE:
         return True
-    if times > _FAR and other.frames < _FRAMES[1]:
+    if times > _FAR and other.frames < SURE_FRAMES:
         return False
     turns = sorted(leader.blocks.keys() | other.blocks.keys())
     drawn = np.random.default_rng(0).choice(turns, (_RESAMPLES, len(turns)))

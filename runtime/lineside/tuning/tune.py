@@ -23,7 +23,7 @@ from lineside.tuning.compare import enough, rate
 from lineside.tuning.parity import Compared, Progress, compare
 from lineside.tuning.pictures import Pictures, pictures
 from lineside.tuning.plan import Asked, State, Tried, TuningPlan
-from lineside.tuning.rounds import Entrant, choose, race
+from lineside.tuning.rounds import SURE_FRAMES, Entrant, choose, race
 from lineside.tuning.ways import Reference, Way, open_reference, open_way, ways
 
 _ANSWERS_SHARE = 0.35  # of the time, until the last picture is compared; the rest is for the rounds
@@ -69,6 +69,11 @@ def tune(
         pictures=run.pictures,
         notes=(
             *_notes(run, first, shown),
+            *(
+                [f"{pick.frames} frames are few for a p99: --seconds gives it more"]
+                if pick.frames < SURE_FRAMES
+                else []
+            ),
             *(f"{one.backend}: not tried: {one.why}" for one in absent),
         ),
         tried=(pick, *ties, *rest, *run.refused),
