@@ -197,6 +197,12 @@ class Daemon:
         self.process.kill()
         self.process.wait(10)
 
+    def children(self) -> list[int]:
+        """Process ids of what its main thread started and still runs."""
+        assert self.process is not None
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 

@@ -16,7 +16,19 @@ PACKAGE = ROOT / "runtime" / "lineside"
 STAGES = {"hal", "cameras", "triggers", "vision", "decide", "deliver", "store"}
 COMMON = {"records", "contracts", "errors", "registry", "resources", "images", "checked", "metrics", "plain"}
 # who may know the stages
-WIRING = {"pipeline", "plan", "recipe", "golden", "daemon", "delivery", "cli", "commands", "evidence", "replay"}
+WIRING = {
+    "pipeline",
+    "plan",
+    "recipe",
+    "golden",
+    "daemon",
+    "delivery",
+    "cli",
+    "commands",
+    "evidence",
+    "replay",
+    "tuning",
+}
 VENDORS = {  # import names that only a driver's constructor may ask for, through registry.vendor
     *("onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime", "onnx", "iotcore", "av", "serial", "gi"),
     *("pymodbus", "torch", "tensorflow", "PIL", "psutil", "google"),

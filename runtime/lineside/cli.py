@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bundle": ("bundle", "make a model bundle out of a model, or show one"),
     "infer": ("infer", "run a bundle on images or videos"),
     "bench": ("bench", "measure a bundle on this device against a bare runtime loop"),
+    "parity": ("parity", "how far each backend and file of a bundle is from its FP32 reference"),
+    "tune": ("tune", "measure backends, files and threads on this device, and pin the best for `run`"),
     "snapshot": ("snapshot", "a camera's picture with zones and lines drawn, to aim it by"),
     "status": ("status", "what a running daemon is doing, counters included"),
     "missed": ("missed", "save a running daemon's last frames: it let a defect pass"),

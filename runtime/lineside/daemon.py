@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
@@ -30,6 +31,8 @@ from lineside.pipeline import Station
 from lineside.plan import Plan
 from lineside.recipe import Model, open_model, recipe_for
 from lineside.registry import driver
+from lineside.store import found
+from lineside.store.bundle import Bundle
 
 if TYPE_CHECKING:
     from lineside.exporter import Exporter
@@ -201,15 +204,7 @@ class Daemon:
             unsure_from = evidence.unsure_from(station, bundle) if evidence else None
             if (*how, throughput, unsure_from) not in shared:
                 with self._health.long_work("executor", _ENGINE_BUILD_S):
-                    shared[(*how, throughput, unsure_from)] = open_model(
-                        bundle,
-                        station,
-                        self._plan.profile,
-                        throughput=throughput,
-                        alone=len(config.stations) == 1,
-                        cache_dir=self._cache_dir,
-                        unsure_from=unsure_from,
-                    )
+                    shared[(*how, throughput, unsure_from)] = self._open_model(bundle, station, throughput, unsure_from)
                     if bundle.golden is not None:
                         from lineside import golden  # here: a bundle without pays nothing for it
 
@@ -234,6 +229,25 @@ class Daemon:
             evidence.worker.start()
         self._models = list(shared.values())
         self._health.worker("executor").end()
+
+    def _open_model(self, bundle: Bundle, station: StationConfig, throughput: bool, unsure_from: float | None) -> Model:
+        """As the bundle's tuning plan says, if this box has one."""
+        config = self._config.daemon
+        open_ = partial(
+            open_model,
+            profile=self._plan.profile,
+            throughput=throughput,
+            alone=len(self._config.stations) == 1,
+            cache_dir=self._cache_dir,
+            unsure_from=unsure_from,
+        )
+        if all(kept.get("plan") is None for kept in found.everything(self._state_dir, bundle.digest)):
+            return open_(bundle, station)
+        from lineside.tuning.pin import Box, open_pinned  # here: a box that was never tuned pays nothing for it
+
+        box = Box(self._state_dir, self._cache_dir, self._plan.profile, config.profile, self._stopping.is_set)
+        one_slot = station.slots == 1 or (station.slots is None and not throughput)
+        return open_pinned(bundle, station, box, open_, one_slot=one_slot)
 
     def _start_control(self) -> None:
         path = self._config.daemon.control_socket or default_socket()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from lineside.errors import ConfigError
@@ -18,6 +15,7 @@ from lineside.records import Image, Seen
 from lineside.registry import driver
 from lineside.store import golden
 from lineside.store.bundle import Bundle
+from lineside.store.found import Found
 
 _log = logging.getLogger(__name__)
 
@@ -65,24 +63,13 @@ class _Passed:
     costs the next start the test."""
 
     def __init__(self, state_dir: Path, digest: str, fingerprint: str) -> None:
-        self._path = state_dir / "models" / digest.removeprefix("sha256:")[:16] / f"{fingerprint}.json"
-        self.keys: list[str] = []
-        try:
-            kept = json.loads(self._path.read_text())["golden"]
-            self.keys = [key for key in kept if isinstance(key, str)]
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s: cannot be used (%s): the golden pictures are tried again", self._path, error)
+        self._found = Found(state_dir, digest, fingerprint)
+        kept = self._found.read().get("golden")
+        self.keys = [key for key in kept if isinstance(key, str)] if isinstance(kept, list) else []
 
     def add(self, key: str) -> None:
         self.keys.append(key)
-        part = self._path.with_suffix(f".{os.getpid()}.part")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps({"golden": self.keys}))
-            part.replace(self._path)
+            self._found.put(golden=self.keys)
         except OSError as error:
-            with suppress(OSError):
-                part.unlink()
-            _log.warning("%s: cannot be written (%s): the next start tries again", self._path, error.strerror)
+            _log.warning("%s: cannot be written (%s): the next start tries again", self._found.path, error.strerror)

@@ -174,6 +174,7 @@ class Station:
             "last_error": self._last_fault,
             "model": f"{self._recipe.model.ref.name} {self._recipe.model.ref.version}",
             "backend": self._recipe.model.backend,
+            "chosen_by": self._recipe.model.why,
             "device": dict(self._recipe.model.executor.status()),
             "frame_path_ms": self._path.summary(),
             "capture_to_decision_ms": self._whole.summary(),

@@ -73,6 +73,7 @@ class Model:
     cores: Cores | None = None  # None: the kernel places every thread
     options: Mapping[str, object] = field(default_factory=dict)  # that the profile gave the runtime
     sees_unsure: bool = False  # what is below settings.min_score, too: faces are hidden rather once too often
+    why: str = ""  # this backend, file and number of threads
 
     def sure(self, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
         """Those that a rule may look at."""
@@ -232,6 +233,7 @@ def open_model(
             place,
             choice.candidate.options,
             sees_unsure=lowest < settings.min_score,
+            why=f"order of profile {profile.name}" if station.backend == "auto" else "named by the station",
         )
         model.warm()
         if place is not None and place.lane is not None:

@@ -121,6 +121,12 @@ def show(path: str) -> int:
     bundle = open_bundle(path)
     for key, value in _facts(bundle):
         print(f"{key:<10} {value}")
+    if bundle.parity_sha256 is not None:
+        from lineside.commands.parity import lines
+        from lineside.store import passport
+
+        for number, line in enumerate(lines(passport.read(bundle.folder, bundle.parity_sha256))):
+            print(f"{'' if number else 'parity':<10} {line}")
     return 0
 
 

@@ -38,6 +38,7 @@ class Bundle:
     artefacts: tuple[Artefact, ...]  # in the order of model.toml
     licence: str
     golden: Golden | None = None  # answers that the model must give on any box before it decides there
+    parity_sha256: str | None = None  # of its parity passport, which store.passport reads
 
     @property
     def ref(self) -> ModelRef:
@@ -87,6 +88,7 @@ def read_bundle(path: str | Path) -> Bundle:
         ),
         licence=manifest.licence,
         golden=_golden(folder, manifest.golden.sha256) if manifest.golden else None,
+        parity_sha256=manifest.parity.sha256 if manifest.parity else None,
     )
 
 

@@ -84,8 +84,8 @@ class _Artefact(Table):
 
 
 @table
-class _Golden(Table):
-    """The [golden] table: the hash of golden.json."""
+class _Beside(Table):
+    """The [golden] and [parity] tables: the hash of golden.json, of parity.json."""
 
     sha256: Annotated[str, Is(pattern="^[0-9a-f]{64}$")]
 
@@ -104,7 +104,8 @@ class Manifest(Table):
     input: _Input
     decode: _Decode
     artefact: Annotated[tuple[_Artefact, ...], Is(min_length=1)]
-    golden: _Golden | None = None
+    golden: _Beside | None = None
+    parity: _Beside | None = None
 
     def __post_init__(self) -> None:
         expected = {"classify": "classify", "anomaly": "anomaly"}.get(self.decode.name, "detect")

@@ -8,15 +8,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from lineside.errors import ConfigError
 from lineside.records import Artefact, DecodeSettings, InputSpec, Task
-from lineside.store import golden
+from lineside.store import golden, passport
 from lineside.store.bundle import MANIFEST, Bundle, artefact_files, open_bundle, sha256_of
 from lineside.store.golden import Golden
+from lineside.store.passport import Passport
 
 LABELS = "labels.txt"
 
@@ -71,20 +72,43 @@ def pack_golden(bundle: Bundle, folder: Path, answers: Golden, pictures: Sequenc
 
     `pictures` are the files that the cases of `answers` name, in their order. Raises ConfigError.
     """
+
+    def put_pictures(staging: Path) -> None:
+        (staging / golden.FOLDER).mkdir()
+        for case, picture in zip(answers.cases, pictures, strict=True):
+            shutil.copyfile(picture, staging / case.image)
+
+    return _pack_with(bundle, folder, "golden", golden.FILE, asdict(answers), version, put_pictures, golden.FOLDER)
+
+
+def pack_parity(bundle: Bundle, folder: Path, measured: Passport, version: str) -> Bundle:
+    """Copy a bundle into a new folder together with its parity passport, and read it back. Raises ConfigError."""
+    return _pack_with(bundle, folder, "parity", passport.FILE, asdict(measured), version)
+
+
+def _pack_with(
+    bundle: Bundle,
+    folder: Path,
+    table: str,
+    file: str,
+    told: dict[str, object],
+    version: str,
+    put_more: Callable[[Path], None] = lambda staging: None,
+    *left_out: str,
+) -> Bundle:
+    """A copy with `told` as `file`, whose hash is in a table of model.toml; what was there before of it is left out."""
     if folder.exists():
         raise ConfigError(f"{folder}: exists: a bundle is never changed; give another folder")
     staging = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        shutil.copytree(bundle.folder, staging, ignore=shutil.ignore_patterns(golden.FILE, golden.FOLDER))
-        (staging / golden.FOLDER).mkdir()
-        for case, picture in zip(answers.cases, pictures, strict=True):
-            shutil.copyfile(picture, staging / case.image)
-        text = json.dumps(asdict(answers), indent=1) + "\n"
-        (staging / golden.FILE).write_text(text)
-        lines = (staging / MANIFEST).read_text(encoding="utf-8").partition("\n[golden]")[0].rstrip()
+        shutil.copytree(bundle.folder, staging, ignore=shutil.ignore_patterns(file, *left_out))
+        put_more(staging)
+        text = json.dumps(told, indent=1) + "\n"
+        (staging / file).write_text(text)
+        lines = _without((staging / MANIFEST).read_text(encoding="utf-8"), table).rstrip()
         lines = re.sub(r"(?m)^version = .*$", lambda _: f"version = {json.dumps(version)}", lines, count=1)
         sha256 = hashlib.sha256(text.encode()).hexdigest()
-        (staging / MANIFEST).write_text(f'{lines}\n\n[golden]\nsha256 = "{sha256}"\n', encoding="utf-8")
+        (staging / MANIFEST).write_text(f'{lines}\n\n[{table}]\nsha256 = "{sha256}"\n', encoding="utf-8")
         open_bundle(staging)
         os.rename(staging, folder)
     except OSError as error:
@@ -92,6 +116,11 @@ def pack_golden(bundle: Bundle, folder: Path, answers: Golden, pictures: Sequenc
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return open_bundle(folder)
+
+
+def _without(manifest: str, table: str) -> str:
+    """The lines of a model.toml but those of one table."""
+    return re.sub(rf"(?ms)^\[{table}\]$.*?(?=^\[|\Z)", "", manifest)
 
 
 def _copy(artefact: Artefact, folder: Path, input: InputSpec) -> dict[str, object]:
