@@ -1,0 +1,65 @@
+"""Float ONNX and TFLite of a PyTorch model: one of timm's by name, or a program that torch.export.save wrote (.pt2)."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lineside.errors import ConfigError
+from lineside.hal.artefact import first_line
+from lineside.registry import vendor
+
+_OPSET = 17
+
+
+def export(said: str, size: tuple[int, int] | None, folder: Path) -> list[Path]:
+    """Write model.onnx and, where litert-torch is installed, model.tflite. `said`: "timm:NAME" or the path of a .pt2.
+
+    Raises ConfigError for a model that is unknown or that the exporters cannot take.
+    """
+    torch = vendor("torch")
+    module, shape = _timm(said.partition(":")[2], size) if said.startswith("timm:") else _program(torch, Path(said))
+    sample = torch.zeros(shape)
+    paths = [folder / "model.onnx"]
+    try:
+        torch.onnx.export(
+            *(module, (sample,), str(paths[0])),
+            **{"dynamo": False, "opset_version": _OPSET, "input_names": ["image"]},
+        )
+        if find_spec("litert_torch") is not None:
+            litert = vendor("litert_torch")
+            last = litert.to_channel_last_io(module, args=[0]).eval()  # what LiteRT and the Edge TPU want
+            paths.append(folder / "model.tflite")
+            litert.convert(last, (sample.permute(0, 2, 3, 1).contiguous(),)).export(str(paths[1]))
+    except Exception as error:  # what the exporters raise shares no base
+        raise ConfigError(f"{said}: cannot be exported ({first_line(error)}): export it to ONNX yourself") from error
+    return paths
+
+
+def _timm(name: str, size: tuple[int, int] | None) -> tuple[Any, tuple[int, ...]]:
+    timm = vendor("timm")
+    if not timm.is_model(name):
+        raise ConfigError(f"timm:{name}: timm {timm.__version__} has no such model: timm.list_models() has the names")
+    try:
+        module = timm.create_model(name, pretrained=True, exportable=True).eval()
+    except Exception as error:  # the download's errors share no base
+        raise ConfigError(f"timm:{name}: its weights cannot be had ({first_line(error)})") from error
+    channels, height, width = module.pretrained_cfg["input_size"]
+    return module, (1, channels, *(size[::-1] if size else (height, width)))
+
+
+def _program(torch: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
+    try:
+        program = torch.export.load(str(path))
+        (sample, *more), named = program.example_inputs
+    except Exception as error:  # torch.export's errors share no base
+        raise ConfigError(
+            f"{path}: is no program of torch.export ({first_line(error)}): write it with "
+            "torch.export.save(torch.export.export(model.eval(), (sample,)), path)"
+        ) from error
+    if more or named or sample.ndim != 4:
+        raise ConfigError(
+            f"{path}: takes {1 + len(more) + len(named)} inputs: lineside feeds one picture, (1, C, H, W)"
+        )
+    return program.module(), tuple(sample.shape)
