@@ -215,7 +215,7 @@ def _basis(job: Job) -> str:
         kind = "top-1 accuracy" if job.reading.decode == "classify" else "average precision at IoU 0.5"
         return f"Loss: of {kind} on the labels, where the float model has {job.judge.accuracy:.3f}."
     return {
-        "classify": "Loss: the share of pictures whose first class is not the float model's.",
+        "classify": "Loss: the share of pictures that flip although the float model's class leads by 0.1 or more.",
         "anomaly": "Loss: how far the scores moved.",
     }.get(job.reading.decode, "Loss: the share of sure findings that only one of INT8 and float has.")
 
@@ -223,6 +223,14 @@ def _basis(job: Job) -> str:
 def _doubts(job: Job) -> list[str]:
     """Why the pictures may not tell enough."""
     found = []
+    for row in job.rows:
+        score = row.score
+        if row.precision == "fp32" or row.left_out or not score.unsure:
+            continue
+        found.append(
+            f"{row.file} on {row.backend}: {score.unsure} of the {score.flips} flips are of pictures about which the "
+            "float model itself is undecided: a score of it is less than 0.1 from the other decision"
+        )
     count, bound = len(job.pictures.validation), job.bounds.max_flips
     enough = 3.85 * (1 - bound) / bound if bound else 0.0  # where Wilson's interval of no flip ends at the bound
     if count < enough:

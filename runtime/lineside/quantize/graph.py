@@ -87,7 +87,8 @@ def prepare(source: Path, size: Sequence[int], folder: Path) -> Network:
             del model.graph.input[number]
     name = model.graph.input[0].name
     try:
-        tools.make_input_shape_fixed(model.graph, name, list(size))
+        for dimension, pixels in zip(model.graph.input[0].type.tensor_type.shape.dim, size, strict=True):
+            dimension.dim_value = pixels
         del model.graph.value_info[:]  # shapes of the free size
         if opset < _LEAST_OPSET:
             model = onnx.version_converter.convert_version(model, _LEAST_OPSET)

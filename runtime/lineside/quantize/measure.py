@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lineside.contracts import Backend
 
-SURE = 0.1  # a finding this far above min_score is sure: the other model must have it, at min_score or above
+SURE = 0.1  # how far a score must be from where the decision turns
 SAME_IOU = 0.5
 _LEAST_SCORE = 0.05  # average precision and drift look at weaker findings, too
 
@@ -55,6 +55,7 @@ class Score:
     loss: float  # of accuracy, 0 to 1: see Judge
     accuracy: float | None  # top-1, or average precision at IoU 0.5; None without labels
     drift: float  # how far scores moved, 0 to 1
+    unsure: int = 0  # of the flips, those where the float model itself was near the other decision
 
     def __str__(self) -> str:
         return f"{self.flips} of {self.pictures} decisions flip, loss {self.loss:.1%}, drift {self.drift:.1%}"
@@ -99,8 +100,8 @@ class Runner:
 class Judge:
     """Scores a model's answers. Loss, with labels: accuracy of the float model minus that of this one.
 
-    Without: classifiers, the share of flips; detectors, the share of sure findings that only one of the two models
-    has (same class, IoU 0.5 or more); anomaly models, the drift.
+    Without: classifiers, the share of pictures that flip although the float model was sure; detectors, the share of
+    sure findings that only one of the two models has (same class, IoU 0.5 or more); anomaly models, the drift.
     """
 
     def __init__(self, reading: Reading, reference: Sequence[Seen], truths: Sequence[Truth] | None) -> None:
@@ -115,7 +116,8 @@ class Judge:
 
     def score(self, seen: Sequence[Seen]) -> Score:
         pairs = list(zip(self._reference, seen, strict=True))
-        flips = sum(_outcome(one, self._reading) != _outcome(other, self._reading) for one, other in pairs)
+        flipped = [one for one, other in pairs if _outcome(one, self._reading) != _outcome(other, self._reading)]
+        flips, unsure = len(flipped), sum(not _is_sure(one, self._reading) for one in flipped)
         drift = drift_of(self._reference, seen)
         accuracy = None if self._truths is None else self._accuracy(seen, self._truths)
         if accuracy is not None and self.accuracy is not None:
@@ -123,8 +125,8 @@ class Judge:
         elif isinstance(seen[0], Detections):
             loss = _unshared(pairs, self._reading.settings.min_score)
         else:
-            loss = flips / len(pairs) if isinstance(seen[0], Classification) else drift
-        return Score(len(pairs), flips, loss, accuracy, drift)
+            loss = (flips - unsure) / len(pairs) if isinstance(seen[0], Classification) else drift
+        return Score(len(pairs), flips, loss, accuracy, drift, unsure)
 
     def _accuracy(self, seen: Sequence[Seen], truths: Sequence[Truth]) -> float:
         if isinstance(seen[0], Classification):
@@ -142,6 +144,18 @@ def _outcome(seen: Seen, reading: Reading) -> int | bool:
             return bool((seen.scores >= reading.settings.min_score).any())
         case AnomalyMap():
             return seen.score >= reading.threshold
+
+
+def _is_sure(seen: Seen, reading: Reading) -> bool:
+    """Whether a score would have to move by SURE or more for another decision."""
+    match seen:
+        case Classification():
+            second, first = np.sort(seen.scores)[-2:] if seen.scores.size > 1 else (0.0, 1.0)
+            return bool(first - second >= SURE)
+        case Detections():
+            return abs(float(seen.scores.max(initial=0.0)) - reading.settings.min_score) >= SURE
+        case AnomalyMap():
+            return abs(seen.score - reading.threshold) >= SURE * abs(reading.threshold)
 
 
 def drift_of(reference: Sequence[Seen], seen: Sequence[Seen]) -> float:

@@ -24,7 +24,7 @@ METHODS: tuple[Method, ...] = ("min-max", "percentile", "entropy")
 Limits: TypeAlias = dict[str, tuple[float, float]]  # tensor -> lowest, highest
 
 _BINS = 2048
-_LEVELS = 128  # of one sign, as TensorRT's calibration has them
+_LEVELS = 256
 _SAMPLED = 1 << 15  # values of one tensor and picture that enter its histogram
 _PERCENTILE = 99.99
 
@@ -33,20 +33,22 @@ class Ranges:
     """What `collect` saw of each tensor."""
 
     def __init__(
-        self, lowest: dict[str, float], highest: dict[str, float], counts: dict[str, NDArray[np.int64]]
+        self, input: str, lowest: dict[str, float], highest: dict[str, float], counts: dict[str, NDArray[np.int64]]
     ) -> None:
-        self._lowest, self._highest, self._counts = lowest, highest, counts
+        self._input, self._lowest, self._highest, self._counts = input, lowest, highest, counts
 
     def limits(self, method: Method) -> Limits:
         """The range that each tensor's 256 steps cover. Min-max: all that was seen. Percentile: 99.99 % of it, half of
-        the rest cut on each side. Entropy: see `entropy_limits`."""
+        the rest cut on each side. Entropy: see `entropy_limits`. The picture itself is never clipped."""
         found = {}
         for name, counts in self._counts.items():
             low, high = self._lowest[name], self._highest[name]
             edges = np.linspace(low, high, _BINS + 1)
-            if method == "percentile" and high > low:
+            if high <= low or name == self._input:
+                pass
+            elif method == "percentile":
                 low, high = _percentile(counts, edges)
-            elif method == "entropy" and high > low:
+            elif method == "entropy":
                 low, high = entropy_limits(counts, edges)
             found[name] = (float(low), float(high))
         return found
@@ -69,7 +71,7 @@ def collect(model: Path, feeds: Sequence[Callable[[], Array]], input: str, step:
             sample = flat[:: max(1, flat.size // _SAMPLED)]
             counts[name] += np.histogram(sample, _BINS, (lowest[name], highest[name] or 1e-9))[0]
         step()
-    return Ranges(lowest, highest, counts)
+    return Ranges(input, lowest, highest, counts)
 
 
 def _observed(path: Path) -> tuple[Any, list[str]]:
@@ -116,27 +118,29 @@ def _percentile(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> tuple[
 
 
 def entropy_limits(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> tuple[float, float]:
-    """The clipping, the same on both sides of 0, whose 8-bit distribution diverges least from the true one.
+    """The clipping, the same on both sides of 0, whose 8-bit distribution diverges least from the true one. A tensor
+    of one sign has all 256 steps for it, another half of them.
 
     Kullback-Leibler over magnitudes, as in Migacz, "8-bit inference with TensorRT", GTC 2017.
     """
     centres = (edges[1:] + edges[:-1]) / 2
+    levels = _LEVELS if edges[0] >= 0 or edges[-1] <= 0 else _LEVELS // 2
     largest = float(max(abs(edges[0]), abs(edges[-1])))
     width = largest / _BINS
     cells = np.minimum((np.abs(centres) / width).astype(int), _BINS - 1)
     magnitudes = np.bincount(cells, counts, _BINS).astype(np.float64)
     magnitudes[0] = 0.0  # zeros are exact in any range
     best, kept = np.inf, _BINS
-    for bins in range(_LEVELS, _BINS + 1, 16):
+    for bins in range(levels, _BINS + 1, 16):
         clipped = magnitudes[:bins].copy()
         true = clipped.copy()
         true[-1] += magnitudes[bins:].sum()
         if true.sum() == 0:
             continue
-        group = np.arange(bins) * _LEVELS // bins
+        group = np.arange(bins) * levels // bins
         filled = clipped > 0
-        total = np.bincount(group, clipped, _LEVELS)
-        share = np.bincount(group, filled, _LEVELS)
+        total = np.bincount(group, clipped, levels)
+        share = np.bincount(group, filled, levels)
         coarse = np.where(filled, (total / np.maximum(share, 1))[group], 0.0)
         divergence = _divergence(true, coarse)
         if divergence < best:

@@ -159,6 +159,7 @@ def _score(score: Score) -> dict[str, Any]:
     return {
         "pictures": score.pictures,
         "flips": score.flips,
+        "flips_of_unsure": score.unsure,
         "flips_95": [round(low, 5), round(high, 5)],
         "loss": round(score.loss, 5),
         "drift": round(score.drift, 5),

@@ -18,6 +18,8 @@ from lineside.quantize.measure import Score
 from lineside.quantize.ranges import METHODS, Method
 
 Say = Callable[[str], None]
+_TELL_S = 5.0
+_HOPELESS = 3.0  # times the drift of the best calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +105,24 @@ def search(
     def rank(one: Candidate) -> tuple[float, float]:
         return max(1.0, bounds.excess(one.score)), one.score.drift
 
-    careful = tried[1:] or tried
+    careful = tried[1:] if kept else list(tried)
     best = min(careful, key=rank)
     if bounds.hold(best.score):
         return Found(best, tuple(tried))
     blamed = blame(network, maker, best.method, say, budget_s, clock)
 
+    hopeful = sorted(careful, key=rank)  # the best calibration with all layers is not always that with some in float
+    hopeful = [one for one in hopeful if not one.fault and one.score.drift <= _HOPELESS * best.score.drift]
+
     def without(count: int) -> Candidate:
         floats = kept | {node for each in blamed[:count] for node in each.block.nodes}
-        one = maker.make(f"{best.method}, {words}, {count} blocks too", best.method, floats)
-        tried.append(one)
-        return one
+        made = []
+        for one in hopeful or [best]:
+            made.append(maker.make(f"{one.method}, {words}, {count} layers too", one.method, floats))
+            if bounds.hold(made[-1].score):
+                break
+        tried.extend(made)
+        return min(made, key=rank)
 
     low, high, holding = 0, 1, None
     while high < len(blamed):
@@ -126,7 +135,7 @@ def search(
         middle = (low + high) // 2
         one = without(middle)
         low, high, holding = (low, middle, one) if bounds.hold(one.score) else (middle, high, holding)
-    chosen = holding or min(tried[1:] or tried, key=rank)
+    chosen = holding or min(tried[1:] if kept else tried, key=rank)
     floats = tuple(block for block in network.blocks if block.name in chosen.in_float)
     return Found(chosen, tuple(tried), tuple(blamed), floats)
 
@@ -137,14 +146,18 @@ def blame(
     """Every block's drift, worst first. Where the budget is too short for each, neighbours are judged together."""
     left = [block for block in network.blocks if block.name not in network.unsafe]
     found: list[Blame] = []
-    began, together = clock(), 1
+    began, told, together = clock(), clock(), 1
     while left:
         group, left = left[:together], left[together:]
         tested = {node for block in group for node in block.nodes} - network.unsafe
         moved = maker.drift(method, network.every_node - tested)
         found += [Blame(block, moved) for block in group]
-        say(f"layer {len(found)} of {len(found) + len(left)}: {group[0].name} alone moves the scores by {moved:.1%}")
         spent_s = clock() - began
+        if clock() - told >= _TELL_S or not left:
+            told = clock()
+            worst = max(found, key=lambda each: each.drift)
+            done = f"{len(found)} of {len(found) + len(left)} layers quantised alone"
+            say(f"{done}: {worst.block.name} moves the scores most, by {worst.drift:.1%}")
         each_s = spent_s * together / len(found)
         together = max(1, -(-int(len(left) * each_s) // max(1, int(budget_s - spent_s)))) if left else 1
     return sorted(found, key=lambda each: -each.drift)
