@@ -1,7 +1,11 @@
-"""Small float models for the tests of `lineside quantize`, made on the spot, and pictures that they can tell apart."""
+"""Small float models for the tests of `lineside quantize`, made on the spot, and pictures that they can tell apart.
+
+Two TFLite files lie beside: `python tests/quantizing.py tests` makes them anew, with torch and litert-torch.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,8 +121,8 @@ def spot_detector(path: Path) -> Path:
     weights = {
         "ws": scores.astype(np.float32),
         "bs": np.full(3, -4, np.float32),
-        "wb": np.zeros((2, 3, 32, 32), np.float32),
-        "bb": np.full(2, 32, np.float32),
+        "wb": np.full((2, 3, 32, 32), 1e-4, np.float32),  # of the brightness, 110, comes the size, 32
+        "bb": np.full(2, -1.8, np.float32),
         "centres": centres.astype(np.float32),
         "as_scores": np.array([1, 3, 64]),
         "as_sizes": np.array([1, 2, 64]),
@@ -151,3 +155,50 @@ def attention_model(path: Path) -> Path:
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     onnx.save(model, str(path))
     return path
+
+
+def _write_tflite(folder: Path) -> None:
+    """colours_float.tflite: as colour_model; spots_float.tflite: as spot_detector, boxes in 0 to 256 pixels."""
+    import litert_torch
+    import torch
+    from torch import nn
+
+    def weights(path: Path) -> dict[str, torch.Tensor]:
+        held = onnx.load(str(path)).graph.initializer
+        return {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in held}
+
+    class Colours(nn.Module):
+        def __init__(self, w: dict[str, torch.Tensor]) -> None:
+            super().__init__()
+            self.stem, self.middle = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 3, padding=1, bias=False)
+            self.head = nn.Conv2d(3, 3, 1, bias=False)
+            for layer, name in ((self.stem, "w1"), (self.middle, "w2"), (self.head, "w3")):
+                layer.weight.data = w[name]
+            self.stem.bias.data = w["b1"]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.middle(torch.relu(self.stem(x))))).mean((2, 3))
+
+    class Spots(nn.Module):
+        def __init__(self, w: dict[str, torch.Tensor]) -> None:
+            super().__init__()
+            self.scores, self.sizes = nn.Conv2d(3, 3, 32, 32), nn.Conv2d(3, 2, 32, 32)
+            self.scores.weight.data, self.scores.bias.data = w["ws"], w["bs"]
+            self.sizes.weight.data, self.sizes.bias.data = w["wb"], w["bb"]
+            self.register_buffer("centres", w["centres"])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores, sizes = torch.sigmoid(self.scores(x)).flatten(2), self.sizes(x).flatten(2)
+            return torch.cat([self.centres + 0 * sizes, sizes, scores], 1)
+
+    for name, module, side in (
+        ("colours", Colours(weights(colour_model(folder / "c.onnx"))), SIDE),
+        ("spots", Spots(weights(spot_detector(folder / "c.onnx"))), 256),
+    ):
+        last = litert_torch.to_channel_last_io(module.eval(), args=[0]).eval()
+        litert_torch.convert(last, (torch.zeros(1, side, side, 3),)).export(str(folder / f"{name}_float.tflite"))
+    (folder / "c.onnx").unlink()
+
+
+if __name__ == "__main__":
+    _write_tflite(Path(sys.argv[1]))

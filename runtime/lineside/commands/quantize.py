@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lineside.quantize.truth import Truth
     from lineside.quantize.work import Job
 
+_AS_SLOW = 0.95  # of the float model's time
 _WHAT = (
     "Makes INT8 files of a float model, measures on pictures of the line how many decisions they change, keeps in "
     "float what would change too many, and packs them as a bundle. Exit status 1, and no bundle, where too many change."
@@ -231,6 +232,10 @@ def _doubts(job: Job) -> list[str]:
             f"{row.file} on {row.backend}: {score.unsure} of the {score.flips} flips are of pictures about which the "
             "float model itself is undecided: a score of it is less than 0.1 from the other decision"
         )
+    floats = {row.backend: row.latency_ms for row in job.rows if row.precision == "fp32"}
+    for row in job.rows:
+        if row.precision != "fp32" and not row.left_out and row.latency_ms >= _AS_SLOW * floats[row.backend]:
+            found.append(f"{row.file} on {row.backend}: smaller than the float model, but not faster on this machine")
     count, bound = len(job.pictures.validation), job.bounds.max_flips
     enough = 3.85 * (1 - bound) / bound if bound else 0.0  # where Wilson's interval of no flip ends at the bound
     if count < enough:

@@ -50,6 +50,8 @@ def _timm(name: str, size: tuple[int, int] | None) -> tuple[Any, tuple[int, ...]
 
 
 def _program(torch: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: model file does not exist")
     try:
         program = torch.export.load(str(path))
         (sample, *more), named = program.example_inputs
@@ -62,4 +64,6 @@ def _program(torch: Any, path: Path) -> tuple[Any, tuple[int, ...]]:
         raise ConfigError(
             f"{path}: takes {1 + len(more) + len(named)} inputs: lineside feeds one picture, (1, C, H, W)"
         )
-    return program.module(), tuple(sample.shape)
+    module = program.module()
+    module.train = module.eval = lambda *_: module  # an exported program has no other mode, and refuses to be asked
+    return module, tuple(sample.shape)

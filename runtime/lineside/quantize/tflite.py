@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from lineside.errors import ConfigError
 from lineside.hal.artefact import first_line
@@ -18,11 +21,10 @@ from lineside.hal.tflite import read_tflite
 from lineside.registry import vendor
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Scope = Literal["everything", "weighted layers only"]
-SCOPES: tuple[Scope, ...] = ("everything", "weighted layers only")
+SCOPES: dict[Scope, Literal["int8", "mixed"]] = {"everything": "int8", "weighted layers only": "mixed"}
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
 
 
@@ -35,14 +37,26 @@ def quantise(source: Path, inputs: Sequence[NDArray[np.float32]], scope: Scope, 
     signature, name = _signature(source)
     try:
         worker = quantizer.Quantizer(str(source), _recipe(scope))
-        with contextlib.redirect_stdout(sys.stderr):
-            statistics = worker.calibrate({signature: [{name: each} for each in inputs]}, num_threads=1)
-            worker.quantize(statistics).export_model(str(path), overwrite=True)
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):  # of its memory use
+            seen = [worker.calibrate({signature: [{name: each}]}, num_threads=1) for each in inputs]
+            worker.quantize(_extremes(seen)).export_model(str(path), overwrite=True)
         read_tflite(str(path))
     except ConfigError:
         raise
     except Exception as error:  # what it raises shares no base
         raise ConfigError(f"{source}: ai-edge-quantizer cannot quantise it: {first_line(error)}") from error
+
+
+def _extremes(seen: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Of all pictures: ai-edge-quantizer's own calibration is a moving average, which cuts off what few pictures have,
+    such as a defect."""
+    merged = {tensor: dict(found) for tensor, found in seen[0].items()}
+    for found in seen[1:]:
+        for tensor, limits in found.items():
+            if "min" in limits:
+                merged[tensor]["min"] = np.minimum(merged[tensor]["min"], limits["min"])
+                merged[tensor]["max"] = np.maximum(merged[tensor]["max"], limits["max"])
+    return merged
 
 
 def _signature(source: Path) -> tuple[str, str]:
