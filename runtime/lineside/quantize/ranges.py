@@ -125,13 +125,12 @@ def entropy_limits(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> tup
     """
     centres = (edges[1:] + edges[:-1]) / 2
     levels = _LEVELS if edges[0] >= 0 or edges[-1] <= 0 else _LEVELS // 2
-    largest = float(max(abs(edges[0]), abs(edges[-1])))
-    width = largest / _BINS
-    cells = np.minimum((np.abs(centres) / width).astype(int), _BINS - 1)
-    magnitudes = np.bincount(cells, counts, _BINS).astype(np.float64)
+    width = float(edges[1] - edges[0])
+    cells = (np.abs(centres) / width).astype(int)
+    magnitudes = np.bincount(cells, counts).astype(np.float64)
     magnitudes[0] = 0.0  # zeros are exact in any range
-    best, kept = np.inf, _BINS
-    for bins in range(levels, _BINS + 1, 16):
+    best, kept = np.inf, len(magnitudes)
+    for bins in range(levels, len(magnitudes) + 1, 16):
         clipped = magnitudes[:bins].copy()
         true = clipped.copy()
         true[-1] += magnitudes[bins:].sum()

@@ -85,7 +85,7 @@ def from_onnx(job: Job, source: Artefact) -> None:
     made = [Artefact(str(path), "onnx", "mixed" if found.floats else "int8", "", source.layout)]
     if "openvino" in job.backends:
         made += _ir(job, network, [one() for one in feeds], found, replace(made[0], format="openvino"))
-    rows = _without_slower(measured(job, [source, *made]), job.bounds)
+    rows = used_in_openvino(measured(job, [source, *made]), job.bounds)
     used = {row.file for row in rows if not row.left_out}
     job.rows += rows
     job.kept += [one for one in made if Path(one.path).name in used]
@@ -114,7 +114,7 @@ def _nodes(found: Found) -> list[str]:
     return [node for block in found.floats for node in block.nodes]
 
 
-def _without_slower(rows: list[Row], bounds: Bounds) -> list[Row]:
+def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
     """Of the ONNX file and the IR in OpenVINO, one is used: the IR where it holds the bounds and is faster, or where
     the ONNX file does not hold them."""
     both = {Path(row.file).suffix: row for row in rows if row.backend == "openvino" and row.precision != "fp32"}
