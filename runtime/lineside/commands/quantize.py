@@ -181,7 +181,7 @@ def _backends(asked: list[str] | None) -> list[str]:
     for name in asked or ():
         if name not in here:
             raise ConfigError(f"--backend {name}: is not installed; here are {', '.join(here) or 'none'}")
-    return asked or here
+    return list(dict.fromkeys(asked)) if asked else here
 
 
 def _reference_backend(facts: ModelFacts) -> str:
