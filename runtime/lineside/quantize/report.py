@@ -97,7 +97,7 @@ class Report:
                     "",
                     "## Layers, each quantised alone",
                     "",
-                    "Those in float are so in every file.",
+                    "Float or INT8 in the ONNX file; in a .xml that is mixed, too.",
                     "",
                 ]
                 kept = {block.name for block in self.found.floats}

@@ -100,18 +100,23 @@ def _ir(job: Job, network: graph.Network, inputs: list[Any], found: Found, like:
         job.notes.append("No OpenVINO IR was tried, for want of NNCF: pip install 'lineside[quantize]'")
         return []
     path = job.scratch / f"{job.stem}_int8.xml"
-    in_float = found.best.in_float if not network.attention else {*network.tail, *_nodes(found)}
-    try:
-        ir.quantise(network.path, inputs, in_float, network.attention, path)
-    except ConfigError as error:
-        job.notes.append(f"No OpenVINO IR: {error}")
-        return []
-    job.say(f"OpenVINO IR by NNCF: {ir.layers(path)} quantisation steps")
-    return [replace(like, path=str(path))]
-
-
-def _nodes(found: Found) -> list[str]:
-    return [node for block in found.floats for node in block.nodes]
+    safe = frozenset(network.tail)  # of a transformer NNCF knows itself what to leave in float
+    blamed = safe.union(*(block.nodes for block in found.floats))
+    made = replace(like, path=str(path), precision="int8")
+    for in_float in dict.fromkeys((safe, blamed)):  # NNCF corrects biases: what breaks in ONNX may hold here
+        made = replace(made, precision="mixed" if in_float > safe else "int8")
+        try:
+            ir.quantise(network.path, inputs, in_float, network.attention, path)
+            runner = Runner(made, job.reading, "openvino")
+            score = job.judge.score(runner.see(job.pictures.validation))
+            runner.close()
+        except LinesideError as error:
+            job.notes.append(f"No OpenVINO IR: {error}")
+            return []
+        job.say(f"OpenVINO IR by NNCF, {made.precision}, {ir.layers(path)} quantisation steps: {score}")
+        if job.bounds.hold(score):
+            break
+    return [made]
 
 
 def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
