@@ -287,6 +287,7 @@ def test_a_model_with_nothing_to_quantise_is_refused(tmp_path: Path, pictures: P
         (("--max-flips", "2"), "--max-flips 2: a share, 0 to 1"),
         (("--calibration", "0"), "--calibration 0: at least 1"),
         (("--backend", "tensorrt"), "--backend tensorrt: is not installed"),
+        (("--backend", "litert"), "nothing that it runs can be made of onnx: LiteRT wants a float"),
         (("--labels-from", "nowhere"), "--labels-from nowhere: holds boxes, but the task is classify"),
         (("--labels-from", "folders"), "none of the 45 validation pictures has a label there"),
     ],

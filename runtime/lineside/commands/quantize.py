@@ -106,7 +106,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         args.search_s,
         say,
     )
-    for each in sources:
+    for each in _for_backends(sources, backends):
         {"onnx": from_onnx, "tflite": from_tflite}[each.format](job, each.artefact)
     reference.close()
     report = _report(args, job, facts)
@@ -138,7 +138,11 @@ def _sources(args: argparse.Namespace, scratch: Path) -> list[ModelFacts]:
     if args.model.startswith("timm:") or path.suffix == ".pt2":
         from lineside.quantize.pytorch import export
 
-        return [read_facts(each) for each in export(args.model, args.size, scratch)]
+        exported = export(args.model, args.size, scratch)
+        for option, value in exported.options.items():
+            if getattr(args, option) is None:
+                setattr(args, option, value)
+        return [read_facts(each) for each in exported.paths]
     if path.suffix.lower() == ".onnx" and path.is_file():
         graph.check_operators(path)
     facts = replace(read_facts(path), said_layout=args.layout)
@@ -182,6 +186,21 @@ def _backends(asked: list[str] | None) -> list[str]:
         if name not in here:
             raise ConfigError(f"--backend {name}: is not installed; here are {', '.join(here) or 'none'}")
     return list(dict.fromkeys(asked)) if asked else here
+
+
+def _for_backends(sources: list[ModelFacts], backends: list[str]) -> list[ModelFacts]:
+    """Those of which a file can be made that one of the backends runs. Raises ConfigError when none is."""
+    from lineside.errors import ConfigError
+    from lineside.quantize.work import BACKENDS
+
+    wanted = [each for each in sources if set(BACKENDS[each.format]) & set(backends)]
+    if not wanted:
+        formats = ", ".join(each.format for each in sources)
+        raise ConfigError(
+            f"--backend {', '.join(backends)}: nothing that it runs can be made of {formats}: LiteRT wants a float "
+            ".tflite or a PyTorch model, the others an .onnx"
+        )
+    return wanted
 
 
 def _reference_backend(facts: ModelFacts) -> str:

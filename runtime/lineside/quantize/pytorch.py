@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,26 @@ from lineside.registry import vendor
 _OPSET = 17
 
 
-def export(said: str, size: tuple[int, int] | None, folder: Path) -> list[Path]:
-    """Write model.onnx and, where litert-torch is installed, model.tflite. `said`: "timm:NAME" or the path of a .pt2.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Float files of one model, and how its pictures are prepared where its library says so (options by name)."""
+
+    paths: tuple[Path, ...]
+    options: dict[str, object] = field(default_factory=dict)
+
+
+def export(said: str, size: tuple[int, int] | None, folder: Path) -> Exported:
+    """Write model.onnx and, where litert-torch is installed, model.tflite. `said`: "timm:NAME" or the path of a .pt2;
+    `size`: width and height, for timm.
 
     Raises ConfigError for a model that is unknown or that the exporters cannot take.
     """
     torch = vendor("torch")
-    module, shape = _timm(said.partition(":")[2], size) if said.startswith("timm:") else _program(torch, Path(said))
+    options: dict[str, object] = {}
+    if said.startswith("timm:"):
+        module, shape, options = _timm(said.partition(":")[2], size)
+    else:
+        module, shape = _program(torch, Path(said))
     sample = torch.zeros(shape)
     paths = [folder / "model.onnx"]
     try:
@@ -34,10 +48,10 @@ def export(said: str, size: tuple[int, int] | None, folder: Path) -> list[Path]:
             litert.convert(last, (sample.permute(0, 2, 3, 1).contiguous(),)).export(str(paths[1]))
     except Exception as error:  # what the exporters raise shares no base
         raise ConfigError(f"{said}: cannot be exported ({first_line(error)}): export it to ONNX yourself") from error
-    return paths
+    return Exported(tuple(paths), options)
 
 
-def _timm(name: str, size: tuple[int, int] | None) -> tuple[Any, tuple[int, ...]]:
+def _timm(name: str, size: tuple[int, int] | None) -> tuple[Any, tuple[int, ...], dict[str, object]]:
     timm = vendor("timm")
     if not timm.is_model(name):
         raise ConfigError(f"timm:{name}: timm {timm.__version__} has no such model: timm.list_models() has the names")
@@ -46,7 +60,18 @@ def _timm(name: str, size: tuple[int, int] | None) -> tuple[Any, tuple[int, ...]
     except Exception as error:  # the download's errors share no base
         raise ConfigError(f"timm:{name}: its weights cannot be had ({first_line(error)})") from error
     channels, height, width = module.pretrained_cfg["input_size"]
-    return module, (1, channels, *(size[::-1] if size else (height, width)))
+    return module, (1, channels, *(size[::-1] if size else (height, width))), timm_options(module.pretrained_cfg)
+
+
+def timm_options(cfg: Any) -> dict[str, object]:
+    """How timm prepares pictures, in lineside's words: mean and std there are of pixels from 0 to 1."""
+    return {
+        "color": "rgb",
+        "mean": tuple(255.0 * value for value in cfg["mean"]),
+        "std": tuple(255.0 * value for value in cfg["std"]),
+        "resize": "center_crop",
+        "crop_fraction": float(cfg["crop_pct"]),
+    }
 
 
 def _program(torch: Any, path: Path) -> tuple[Any, tuple[int, ...]]:

@@ -61,17 +61,24 @@ def collect(model: Path, feeds: Sequence[Callable[[], Array]], input: str, step:
     highest = dict.fromkeys(names, -np.inf)
     for feed in feeds:
         for name, value in zip(names, session.run(names, {input: feed()}), strict=True):
+            value = _finite(value)
             lowest[name] = min(lowest[name], float(value.min(initial=0.0)))
             highest[name] = max(highest[name], float(value.max(initial=0.0)))
         step()
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
     for feed in feeds:
         for name, value in zip(names, session.run(names, {input: feed()}), strict=True):
-            flat = value.reshape(-1)
+            flat = _finite(value)
             sample = flat[:: max(1, flat.size // _SAMPLED)]
             counts[name] += np.histogram(sample, _BINS, (lowest[name], highest[name] or 1e-9))[0]
         step()
     return Ranges(input, lowest, highest, counts)
+
+
+def _finite(value: Array) -> Array:
+    """Flat, and without the infinities that masks are made of: no step of INT8 could hold them."""
+    flat = value.reshape(-1)
+    return flat if np.isfinite(flat.sum(dtype=np.float64)) else flat[np.isfinite(flat)]
 
 
 def _observed(path: Path) -> tuple[Any, list[str]]:
@@ -118,13 +125,14 @@ def _percentile(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> tuple[
 
 
 def entropy_limits(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> tuple[float, float]:
-    """The clipping, the same on both sides of 0, whose 8-bit distribution diverges least from the true one. A tensor
-    of one sign has all 256 steps for it, another half of them.
+    """The clipping, the same on both sides of 0, whose 8-bit distribution diverges least from the true one. The side
+    that reaches farther has its share of the 256 steps: all, where the tensor has one sign.
 
     Kullback-Leibler over magnitudes, as in Migacz, "8-bit inference with TensorRT", GTC 2017.
     """
     centres = (edges[1:] + edges[:-1]) / 2
-    levels = _LEVELS if edges[0] >= 0 or edges[-1] <= 0 else _LEVELS // 2
+    reach = max(abs(float(edges[0])), abs(float(edges[-1])))
+    levels = round(_LEVELS * min(1.0, reach / float(edges[-1] - edges[0])))
     width = float(edges[1] - edges[0])
     cells = (np.abs(centres) / width).astype(int)
     magnitudes = np.bincount(cells, counts).astype(np.float64)
