@@ -101,7 +101,7 @@ def test_layers_that_break_accuracy_stay_in_float_and_are_named(
     assert naive["flips"] > 0.05 * naive["pictures"], "else the model shows nothing"
     assert chosen["flips"] <= 0.02 * chosen["pictures"]
     assert said["onnx"]["layers_in_float"] == ["stem", "middle"]  # type: ignore[index]
-    assert "in float: stem (Conv): " in out
+    assert "stays in float: stem (Conv), which alone moves the scores by " in out
     assert "| middle | Conv | " in (folder / "quantize.md").read_text()
     assert [one.precision for one in open_bundle(folder).artefacts] == ["mixed"]
     nodes = onnx.load(str(folder / "made_int8.onnx")).graph.node
@@ -301,15 +301,17 @@ def test_what_is_asked_wrongly_is_said(
     assert not folder.exists()
 
 
-def test_without_the_extra_the_line_that_installs_it_is_named(tmp_path: Path, pictures: Path) -> None:
-    model, names = colour_model(tmp_path / "model.onnx"), labels(tmp_path / "labels.txt")
-    hidden = (
-        "import sys; sys.modules['onnx'] = None; from lineside.cli import main; "
-        f"sys.exit(main(['quantize', '{model}', '--images', '{pictures}', '--labels', '{names}', "
-        f"'-o', '{tmp_path / 'made'}']))"
-    )
-    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("package", ["onnx", "ai_edge_quantizer"])
+def test_without_the_extra_the_line_that_installs_it_is_named(tmp_path: Path, pictures: Path, package: str) -> None:
+    model = Path(__file__).with_name("colours_float.tflite")
+    if package == "onnx":
+        model = colour_model(tmp_path / "model.onnx")
+    words = [model, "--images", pictures, "--labels", labels(tmp_path / "labels.txt"), "-o", tmp_path / "made", *PLAIN]
+    hidden = f"import sys; sys.modules[{package!r}] = None; from lineside.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", hidden, "quantize", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 78
+    assert f"'{package}' cannot be imported" in done.stderr
     assert "pip install 'lineside[quantize]'" in done.stderr
 
 

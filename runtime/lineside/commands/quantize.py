@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     report = _report(args, job, facts)
     print(report.table())
     for line in report.floats():
-        print(f"in float: {line}, quantised alone")
+        print(f"stays in float: {line}")
     for note in job.notes:
         print(note)
     if not job.holds and not args.accept_flips:

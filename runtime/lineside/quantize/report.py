@@ -72,7 +72,10 @@ class Report:
         if self.found is None:
             return []
         drift = {each.block.name: each.drift for each in self.found.blamed}
-        return [f"{block.name} ({block.op}): {drift[block.name]:.1%}" for block in self.found.floats]
+        return [
+            f"{block.name} ({block.op}), which alone moves the scores by {drift[block.name]:.1%}"
+            for block in self.found.floats
+        ]
 
     def markdown(self) -> str:
         lines = [

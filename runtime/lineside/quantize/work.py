@@ -20,6 +20,7 @@ from lineside.quantize.pictures import Pictures, Shot
 from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds, Found, Say, search
 from lineside.records import Artefact, InputSpec, TensorSpec
+from lineside.registry import vendor
 from lineside.store.bundle import artefact_files
 
 if TYPE_CHECKING:
@@ -137,6 +138,13 @@ def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
 
 def from_tflite(job: Job, source: Artefact) -> None:
     """INT8 TFLite: whole, or its weighted layers only where that is what holds the bounds, or is far faster."""
+    try:
+        vendor("ai_edge_quantizer")
+    except ConfigError as error:
+        if not job.kept:
+            raise
+        job.notes.append(f"No TFLite file: {error}")
+        return
     spec = job.reading.input.of(source)
     inputs = [feed(shot, spec) for shot in job.pictures.calibration]
     made: list[Artefact] = []
@@ -150,6 +158,8 @@ def from_tflite(job: Job, source: Artefact) -> None:
             job.notes.append(f"No {path.name}, {scope}: {error}")
             continue
         made.append(one)
+    if not made and job.kept:
+        return
     if not made:
         raise ConfigError(f"{source.path}: no INT8 TFLite of it can be used", *job.notes)
     reference, *rows = measured(job, [source, *made])
