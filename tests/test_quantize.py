@@ -69,8 +69,8 @@ def test_a_model_that_takes_int8_well_becomes_a_bundle_that_says_how(
     assert said["pictures"] == {"calibration": 45, "validation": 45}
     assert said["onnx"]["layers_in_float"] == []  # type: ignore[index]
     rows = {(row["file"], row["backend"]): row for row in said["artefacts"]}  # type: ignore[index]
-    assert rows["made_int8.onnx", "onnxruntime"]["flips"] == rows["made_int8.onnx", "openvino"]["flips"] == 0
-    assert "| made_int8.onnx | int8 | onnxruntime |" in (folder / "quantize.md").read_text()
+    assert rows["model_int8.onnx", "onnxruntime"]["flips"] == rows["model_int8.onnx", "openvino"]["flips"] == 0
+    assert "| model_int8.onnx | int8 | onnxruntime |" in (folder / "quantize.md").read_text()
     out = capsys.readouterr().out
     assert "45 validation pictures cannot show flips below 2.0%: 189 could" in out
     assert main(["infer", "--bundle", str(folder), str(pictures / "002_red.png")]) == 0
@@ -79,7 +79,7 @@ def test_a_model_that_takes_int8_well_becomes_a_bundle_that_says_how(
 
 def test_activations_are_uint8_and_weights_int8_with_a_scale_per_channel(tmp_path: Path, pictures: Path) -> None:
     _, folder = made(tmp_path, colour_model(tmp_path / "model.onnx"), pictures)
-    graph = onnx.load(str(folder / "made_int8.onnx")).graph
+    graph = onnx.load(str(folder / "model_int8.onnx")).graph
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     zero_points = [held[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"]
     assert set(zero_points) == {np.dtype(np.uint8)}
@@ -104,7 +104,7 @@ def test_layers_that_break_accuracy_stay_in_float_and_are_named(
     assert "stays in float: stem (Conv), which alone moves the scores by " in out
     assert "| middle | Conv | " in (folder / "quantize.md").read_text()
     assert [one.precision for one in open_bundle(folder).artefacts] == ["mixed"]
-    nodes = onnx.load(str(folder / "made_int8.onnx")).graph.node
+    nodes = onnx.load(str(folder / "model_int8.onnx")).graph.node
     makers = {name: node.op_type for node in nodes for name in node.output}
     inputs = {node.name: makers.get(node.input[0], "image") for node in nodes if node.op_type == "Conv"}
     assert inputs == {"stem": "image", "middle": "Relu", "head": "DequantizeLinear"}
@@ -143,13 +143,29 @@ def test_one_scale_over_a_concatenated_head_is_found_and_the_head_left_in_float(
 def test_of_a_transformer_only_layers_with_weights_are_int8(tmp_path: Path, pictures: Path, capsys: Captured) -> None:
     code, folder = made(tmp_path, attention_model(tmp_path / "model.onnx"), pictures, "--max-flips", "1")
     assert code == 0, capsys.readouterr().err
-    nodes = onnx.load(str(folder / "made_int8.onnx")).graph.node
+    nodes = onnx.load(str(folder / "model_int8.onnx")).graph.node
     makers = {name: node.op_type for node in nodes for name in node.output}
     fed = {node.name: [makers.get(name) for name in node.input] for node in nodes}
     for name in ("products", "softmax", "mix"):
         assert "DequantizeLinear" not in fed[name], name
     for name in ("stem", "middle", "last"):
         assert fed[name][1] == "DequantizeLinear", name
+
+
+def test_an_anomaly_model_keeps_its_scores(tmp_path: Path, pictures: Path, capsys: Captured) -> None:
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["x"], name="conv", kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["x"], ["y"], name="relu"),
+        helper.make_node("ReduceMean", ["y"], ["mean"], name="mean", axes=[2, 3], keepdims=0),
+        helper.make_node("Sigmoid", ["mean"], ["pred_score"], name="score"),
+    ]
+    reddish = np.array([-0.5, -0.5, 1], np.float32).reshape(1, 3, 1, 1) / 16
+    model = save(tmp_path / "model.onnx", nodes, {"w": reddish}, [1, 3, SIDE, SIDE], {"pred_score": [1, 1]})
+    words = ("--decode", "anomaly", "--threshold", "0.7", "--images", pictures, "-o", tmp_path / "made", *ON_ORT)
+    assert quantize(model, *words, *PLAIN) == 0, capsys.readouterr().err
+    (row,) = [row for row in report(tmp_path / "made")["artefacts"] if row["precision"] == "int8"]  # type: ignore[attr-defined]
+    assert row["loss"] == row["drift"] < 0.02
+    assert open_bundle(tmp_path / "made").task == "anomaly"
 
 
 # --- what accuracy is
@@ -266,7 +282,7 @@ def test_a_model_that_is_int8_already_is_refused(tmp_path: Path, pictures: Path,
     _, folder = made(tmp_path, colour_model(tmp_path / "model.onnx"), pictures)
     capsys.readouterr()
     again = ("--images", pictures, "--labels", tmp_path / "labels.txt", "-o", tmp_path / "again")
-    assert quantize(folder / "made_int8.onnx", *again) == 78
+    assert quantize(folder / "model_int8.onnx", *again) == 78
     assert "is int8 already: give the float model" in capsys.readouterr().err
 
 

@@ -44,10 +44,10 @@ def test_one_scale_over_a_concatenated_head_leaves_the_head_in_float(
     code, folder = quantize(tmp_path, "spots_float.tflite", images, "--decode", "yolov8")
     out = capsys.readouterr().out
     assert code == 0, out
-    assert "No made_int8.tflite, everything: " in out
+    assert "No spots_int8.tflite, everything: " in out
     assert "holds boxes and scores with one quantisation step of 0.9" in out
     (artefact,) = open_bundle(folder).artefacts
-    assert (Path(artefact.path).name, artefact.precision) == ("made_mixed.tflite", "mixed")
+    assert (Path(artefact.path).name, artefact.precision) == ("spots_mixed.tflite", "mixed")
     file = read_tflite(artefact.path)
     assert (file.inputs[0].dtype, file.outputs[0].dtype) == ("float32", "float32")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -102,7 +103,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         Bounds(args.max_flips, args.max_loss),
         backends,
         scratch,
-        args.name or args.output.resolve().name,
+        re.sub("[_-](fp32|float32|float)$", "", Path(args.model.removeprefix("timm:")).stem),
         args.search_s,
         say,
     )
