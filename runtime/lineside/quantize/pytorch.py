@@ -67,8 +67,8 @@ def timm_options(cfg: Any) -> dict[str, object]:
     """How timm prepares pictures, in lineside's words: mean and std there are of pixels from 0 to 1."""
     return {
         "color": "rgb",
-        "mean": tuple(255.0 * value for value in cfg["mean"]),
-        "std": tuple(255.0 * value for value in cfg["std"]),
+        "mean": tuple(round(255.0 * value, 4) for value in cfg["mean"]),
+        "std": tuple(round(255.0 * value, 4) for value in cfg["std"]),
         "resize": "center_crop",
         "crop_fraction": float(cfg["crop_pct"]),
     }
