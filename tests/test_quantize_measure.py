@@ -154,7 +154,7 @@ class Table:
     def make(self, what: str, method: Method, in_float: frozenset[str]) -> Candidate:
         self.made.append(what)
         flips = min(100, self._flips(method, in_float))
-        return Candidate(what, method, in_float, Path(what), Score(100, flips, 0.0, None, flips / 100))
+        return Candidate(what, method, in_float, Score(100, flips, 0.0, None, flips / 100))
 
     def drift(self, method: Method, in_float: frozenset[str]) -> float:
         self.alone += 1

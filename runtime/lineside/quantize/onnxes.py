@@ -12,7 +12,7 @@ from lineside.quantize import qdq
 from lineside.quantize.graph import Network
 from lineside.quantize.measure import Judge, Reading, Runner, Score, drift_of
 from lineside.quantize.pictures import Shot
-from lineside.quantize.ranges import Limits, Method, Ranges
+from lineside.quantize.ranges import Method, Ranges
 from lineside.quantize.search import Candidate, Say
 from lineside.records import Artefact, Seen
 
@@ -38,31 +38,29 @@ class OnnxMaker:
         self._validation, self._few = validation, calibration[:_FEW]
         self._expected = reference.see(self._few)
         self._limits = cache(ranges.limits)
-        self._made = 0
 
     def make(self, what: str, method: Method, in_float: frozenset[str]) -> Candidate:
-        self._made += 1
-        path = self._folder / f"candidate_{self._made}.onnx"
         try:
-            score, fault = self._judge.score(self._see(path, method, in_float, self._validation)), ""
+            score, fault = self._judge.score(self._see(method, in_float, self._validation)), ""
         except LinesideError as error:  # such as one quantisation step for boxes and scores
             count = len(self._validation)
             score, fault = Score(count, count, 1.0, None if self._judge.accuracy is None else 0.0, 1.0), str(error)
-        said = (
-            first_line(fault) if fault else f"{score.flips} of {score.pictures} decisions flip, loss {score.loss:.1%}"
-        )
-        self._say(f"{what}: {said}")
-        return Candidate(what, method, in_float, path, score, fault)
+        self._say(f"{what}: {first_line(fault) if fault else score}")
+        return Candidate(what, method, in_float, score, fault)
 
     def drift(self, method: Method, in_float: frozenset[str]) -> float:
         try:
-            return drift_of(self._expected, self._see(self._folder / "one.onnx", method, in_float, self._few))
+            return drift_of(self._expected, self._see(method, in_float, self._few))
         except LinesideError:
             return 1.0
 
-    def _see(self, path: Path, method: Method, in_float: frozenset[str], shots: Sequence[Shot]) -> list[Seen]:
-        limits: Limits = self._limits(method)
-        qdq.quantise(self._network, limits, in_float, path)
+    def write(self, one: Candidate, path: Path) -> None:
+        """The model that was measured, once more."""
+        qdq.quantise(self._network, self._limits(one.method), one.in_float, path)
+
+    def _see(self, method: Method, in_float: frozenset[str], shots: Sequence[Shot]) -> list[Seen]:
+        path = self._folder / "tried.onnx"  # each over the last: a search makes dozens
+        qdq.quantise(self._network, self._limits(method), in_float, path)
         runner = Runner(Artefact(str(path), "onnx", "int8", ""), self._reading, "onnxruntime")
         try:
             return runner.see(shots)

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
+from lineside.errors import ConfigError
+from lineside.hal.artefact import first_line
 from lineside.quantize.graph import Network
 from lineside.quantize.ranges import Limits
 from lineside.registry import vendor
 
 
 def quantise(network: Network, limits: Limits, in_float: Collection[str], path: Path) -> None:
-    """Write the INT8 model. `in_float` names the nodes that stay as they are."""
+    """Write the INT8 model. `in_float` names the nodes that stay as they are.
+
+    Raises ConfigError for a model that the quantizer cannot take.
+    """
     onnx = vendor("onnx")
     quantization = vendor("onnxruntime.quantization")
     calibrate = vendor("onnxruntime.quantization.calibrate")
@@ -42,6 +47,9 @@ def quantise(network: Network, limits: Limits, in_float: Collection[str], path: 
             {},
         )
         quantizer.quantize_model()
+    except Exception as error:  # what it raises shares no base
+        why = first_line(error)
+        raise ConfigError(f"{network.path.name}: ONNX Runtime's quantizer cannot take it ({why})") from error
     finally:
         logging.disable(logging.NOTSET)
     quantizer.model.save_model_to_file(str(path))

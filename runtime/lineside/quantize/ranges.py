@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from lineside.errors import ConfigError
+from lineside.hal.artefact import first_line
 from lineside.registry import vendor
 
 if TYPE_CHECKING:
@@ -101,7 +103,10 @@ def _observed(path: Path) -> tuple[Any, list[str]]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # else the activations are fused away
     options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its error classes share no base
+        raise ConfigError(f"{path.name}: its activations cannot be looked at ({first_line(error)})") from error
     return _WithInput(session, inputs), names
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from lineside.quantize.graph import Block, Network
@@ -48,7 +47,6 @@ class Candidate:
     what: str  # for people: "entropy, tail and 3 blocks in float"
     method: Method
     in_float: frozenset[str]  # nodes
-    path: Path
     score: Score
     fault: str = ""  # why it could not even be run
 

@@ -82,7 +82,8 @@ def from_onnx(job: Job, source: Artefact) -> None:
     job.found = found = search(network, maker, job.bounds, job.say, budget_s=job.search_s)
     if found.best.fault:
         raise ConfigError(f"{source.path}: its INT8 model cannot be used: {found.best.fault}")
-    path = found.best.path.rename(job.scratch / f"{job.stem}_int8.onnx")
+    path = job.scratch / f"{job.stem}_int8.onnx"
+    maker.write(found.best, path)
     made = [Artefact(str(path), "onnx", "mixed" if found.floats else "int8", "", source.layout)]
     if "openvino" in job.backends:
         made += _ir(job, network, [one() for one in feeds], found, replace(made[0], format="openvino"))
