@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
+from lineside.cli import main
 from lineside.quantize import graph, ir
 from lineside.quantize.measure import Score
 from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds
 from lineside.quantize.work import used_in_openvino
-from quantizing import SIDE, attention_model, colour_model
+from lineside.store.bundle import open_bundle
+from quantizing import SIDE, attention_model, colour_model, colour_pictures, labels
 
 SHAPE = (1, 3, SIDE, SIDE)
 
@@ -110,3 +113,19 @@ def test_a_transformer_becomes_an_ir_too(tmp_path: Path) -> None:
     network, path = made(tmp_path, attention_model(tmp_path / "model.onnx"))
     assert network.attention
     assert ir.layers(path) >= 3
+
+
+@pytest.mark.usefixtures("nncf")
+def test_the_ir_is_measured_beside_the_onnx_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = colour_model(tmp_path / "model.onnx", outlier=200)
+    words = [model, "--images", colour_pictures(tmp_path / "pictures", 60), "--labels", labels(tmp_path / "labels.txt")]
+    words += ["--mean", "0", "--std", "1", "--color", "bgr", "-o", tmp_path / "made"]
+    assert main(["quantize", *map(str, words)]) == 0, capsys.readouterr().err
+    rows = json.loads((tmp_path / "made" / "quantize.json").read_text())["artefacts"]
+    in_openvino = {row["file"]: row for row in rows if row["backend"] == "openvino"}
+    assert set(in_openvino) == {"model.onnx", "model_int8.onnx", "model_int8.xml"}
+    used = [file for file, row in in_openvino.items() if row["precision"] != "fp32" and "left_out" not in row]
+    assert len(used) == 1
+    assert in_openvino[used[0]]["flips"] <= 0.02 * in_openvino[used[0]]["pictures"]
+    formats = {artefact.format for artefact in open_bundle(tmp_path / "made").artefacts}
+    assert formats == ({"onnx", "openvino"} if used == ["model_int8.xml"] else {"onnx"})
