@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside.quantize.graph import Block, Network
-from lineside.quantize.measure import Judge, Reading, Score, average_precision, matched, wilson
+from lineside.quantize.measure import Judge, Reading, Score, average_precision
 from lineside.quantize.pictures import load
 from lineside.quantize.ranges import Method, Ranges, entropy_limits
 from lineside.quantize.search import Bounds, Candidate, Found, search
@@ -81,12 +81,6 @@ def test_scores_that_are_no_number_are_as_far_off_as_can_be() -> None:
     assert judge.score([classes(float("nan"), 0.1, 0.0)]).drift == 1.0
 
 
-def test_each_finding_is_matched_once() -> None:
-    near = (1.0, 0.0, 11.0, 10.0)
-    assert matched(boxes((BOX, 0.9, 0), (near, 0.8, 0)), boxes((BOX, 0.9, 0))) == [(0, 0)]
-    assert matched(boxes((BOX, 0.9, 0)), boxes()) == []
-
-
 def test_average_precision_of_a_known_case() -> None:
     """Two objects, three findings: hit, miss, hit: 1/2 x 1 + 1/2 x 2/3."""
     truth = np.array([[0, *BOX], [0, *ELSEWHERE]], np.float32)
@@ -95,11 +89,8 @@ def test_average_precision_of_a_known_case() -> None:
     assert average_precision([boxes()], [truth]) == 0.0
 
 
-def test_wilson_knows_that_no_flip_in_few_pictures_shows_little() -> None:
-    assert wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-3))
-    assert wilson(10, 10)[1] == 1.0
-    low, high = wilson(50, 1000)
-    assert low < 0.05 < high < 0.066
+def test_no_flip_in_few_pictures_shows_little() -> None:
+    assert Score(10, 0, 0.0, None, 0.0).interval == (0.0, pytest.approx(0.2775, abs=1e-3))
 
 
 def test_no_picture_is_both_for_calibration_and_for_validation(tmp_path: Path) -> None:

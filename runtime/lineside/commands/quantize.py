@@ -243,6 +243,8 @@ def _basis(job: Job) -> str:
 
 def _doubts(job: Job) -> list[str]:
     """Why the pictures may not tell enough."""
+    from lineside.tuning.compare import enough
+
     found = []
     for row in job.rows:
         score = row.score
@@ -257,9 +259,8 @@ def _doubts(job: Job) -> list[str]:
         if row.precision != "fp32" and not row.left_out and row.latency_ms >= _AS_SLOW * floats[row.backend]:
             found.append(f"{row.file} on {row.backend}: smaller than the float model, but not faster on this machine")
     count, bound = len(job.pictures.validation), job.bounds.max_flips
-    enough = 3.85 * (1 - bound) / bound if bound else 0.0  # where Wilson's interval of no flip ends at the bound
-    if count < enough:
-        found.append(f"{count} validation pictures cannot show flips below {bound:.1%}: {int(enough) + 1} could")
+    if count < enough(bound):
+        found.append(f"{count} validation pictures cannot show flips below {bound:.1%}: {enough(bound)} could")
     if job.judge.finds == 0:
         found.append(
             "the float model decides the same about every validation picture: flips say little; "

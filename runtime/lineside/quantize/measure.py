@@ -19,6 +19,7 @@ from lineside.quantize.pictures import Shot
 from lineside.quantize.truth import Truth
 from lineside.records import AnomalyMap, Artefact, Classification, DecodeSettings, Detections, InputSpec, Seen
 from lineside.registry import driver
+from lineside.tuning.compare import MATCH_IOU, matched, rate
 from lineside.vision.boxes import iou
 from lineside.vision.decode import open_decoder
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from lineside.contracts import Backend
 
 SURE = 0.1  # how far a score must be from where the decision turns
-SAME_IOU = 0.5
 _LEAST_SCORE = 0.05  # average precision and drift look at weaker findings, too
 
 
@@ -67,7 +67,8 @@ class Score:
     @property
     def interval(self) -> tuple[float, float]:
         """The flips' share with 95 % confidence."""
-        return wilson(self.flips, self.pictures)
+        estimate = rate(self.flips, self.pictures)
+        return estimate.low or 0.0, estimate.high or 0.0
 
 
 class Runner:
@@ -168,7 +169,7 @@ def drift_of(reference: Sequence[Seen], seen: Sequence[Seen]) -> float:
                 difference = float(np.abs(one.scores - other.scores).sum()) / 2
                 moved, total = moved + (difference if math.isfinite(difference) else 1.0), total + 1.0
             case Detections(), Detections():
-                shared = [(i, j) for i, j in matched(one, other)]
+                shared = [(i, j) for i, j, _ in matched(one, other)]
                 scores = float(one.scores.sum() + other.scores.sum())
                 both = sum(2 * min(one.scores[i], other.scores[j]) for i, j in shared)
                 moved, total = moved + scores - float(both), total + scores
@@ -176,19 +177,6 @@ def drift_of(reference: Sequence[Seen], seen: Sequence[Seen]) -> float:
                 moved, total = moved + abs(one.score - other.score), total + max(abs(one.score), abs(other.score))
     share = moved / total if total else 0.0
     return min(1.0, share) if math.isfinite(share) else 1.0
-
-
-def matched(one: Detections, other: Detections) -> list[tuple[int, int]]:
-    """Pairs of findings that are the same thing: one class, IoU 0.5 or more; the best score chooses first."""
-    pairs: list[tuple[int, int]] = []
-    overlap = iou(one.boxes, other.boxes)
-    overlap[one.class_ids[:, None] != other.class_ids[None, :]] = 0.0
-    for i in np.argsort(-one.scores, kind="stable").tolist():
-        if overlap.shape[1] and overlap[i].max() >= SAME_IOU:
-            j = int(overlap[i].argmax())
-            pairs.append((i, j))
-            overlap[:, j] = 0.0
-    return pairs
 
 
 def _unshared(pairs: Sequence[tuple[Seen, Seen]], min_score: float) -> float:
@@ -230,7 +218,7 @@ def _average_precision(found: Sequence[Detections], truths: Sequence[NDArray[np.
         total += len(real)
         for row, score in zip(overlap, seen.scores[mine].tolist(), strict=True):  # best score first
             best = int(row.argmax()) if row.size else -1
-            hit = best >= 0 and bool(row[best] >= SAME_IOU)
+            hit = best >= 0 and bool(row[best] >= MATCH_IOU)
             if hit:
                 overlap[:, best] = 0.0
             scores.append(score)
@@ -239,12 +227,3 @@ def _average_precision(found: Sequence[Detections], truths: Sequence[NDArray[np.
     precision = right / np.arange(1, len(right) + 1)
     ceiling = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(np.concatenate(((0.0,), right / total))) * ceiling))
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    z, share = 1.96, count / total
-    middle = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    low, high = (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
-    return max(0.0, low), min(1.0, high)
