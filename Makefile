@@ -15,8 +15,11 @@ help:  ## list the targets
 demo: $(STAMPS)/demo  ## parts on a belt become decisions on MQTT; CLIP=path.mp4 BUNDLE=dir for your own
 	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
-test: setup  ## every test; PYTEST='-k gate -x' narrows it
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not exporter" $(PYTEST)
+test: setup  ## every test but the slow ones; PYTEST='-k gate -x' narrows it
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not exporter and not slow" $(PYTEST)
+
+test-slow: setup  ## tests that take more than 20 seconds each
+	@$(BIN)/python -m pytest -m slow $(PYTEST)
 
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
 	@tools/test_wheel.sh $(PYTEST)
@@ -48,4 +51,4 @@ clean:  ## remove whatever the targets above made, the virtual environment inclu
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-wheel test-exporters check bench soak setup clean
+.PHONY: help demo test test-slow test-wheel test-exporters check bench soak setup clean

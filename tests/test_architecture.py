@@ -28,10 +28,12 @@ WIRING = {
     "evidence",
     "replay",
     "tuning",
+    "quantize",
 }
 VENDORS = {  # import names that only a driver's constructor may ask for, through registry.vendor
     *("onnxruntime", "openvino", "ai_edge_litert", "tflite_runtime", "onnx", "iotcore", "av", "serial", "gi"),
     *("pymodbus", "torch", "tensorflow", "PIL", "psutil", "google"),
+    *("nncf", "ai_edge_quantizer", "litert_torch", "timm"),
 }
 CORE = {"numpy", "cv2", "paho", "pydantic", "nacl"}  # what the wheel itself depends on
 MAX_LINES = 400
@@ -205,7 +207,7 @@ def licence_of(name: str) -> str:
 
 
 def test_nothing_copyleft_is_pulled_in_by_the_wheel_or_its_runtime_extras() -> None:
-    extras = frozenset({"onnxruntime", "openvino", "litert", "demo", "sparkplug"})
+    extras = frozenset({"onnxruntime", "openvino", "litert", "demo", "sparkplug", "quantize"})
     names = closure(metadata.requires("lineside") or [], extras) - {"lineside"}
     assert {"numpy", "pydantic", "paho-mqtt", "opencv-python-headless", "onnxruntime"} <= names
     licences = {name: licence_of(name) for name in sorted(names)}

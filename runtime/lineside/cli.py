@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("init", "write a first commented configuration, by asking or by flags"),
     "probe": ("probe", "this board, its profile, and which backends and devices are here"),
     "bundle": ("bundle", "make a model bundle out of a model, or show one"),
+    "quantize": ("quantize", "make INT8 files of a float model, measured on your pictures, and pack them as a bundle"),
     "infer": ("infer", "run a bundle on images or videos"),
     "bench": ("bench", "measure a bundle on this device against a bare runtime loop"),
     "parity": ("parity", "how far each backend and file of a bundle is from its FP32 reference"),

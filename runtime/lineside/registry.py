@@ -57,7 +57,12 @@ VENDORS: dict[str, str] = {
     "openvino": "pip install 'lineside[openvino]'",
     "ai_edge_litert": "pip install 'lineside[litert]'",
     "tflite_runtime": "pip install 'lineside[coral-legacy]'",
-    "onnx": "pip install 'lineside[onnx]'",
+    "onnx": "pip install 'lineside[quantize]'",
+    "nncf": "pip install 'lineside[quantize]'",
+    "ai_edge_quantizer": "pip install 'lineside[quantize]'",
+    "torch": "pip install 'lineside[quantize-torch]'",
+    "timm": "pip install 'lineside[quantize-torch]'",
+    "litert_torch": "pip install 'lineside[quantize-torch]'",
     "iotcore": "pip install 'lineside[demo]'",
     "google": "pip install 'lineside[sparkplug]'",  # google.protobuf
 }

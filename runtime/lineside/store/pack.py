@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,10 +35,12 @@ def pack(
     artefacts: Sequence[Artefact],
     licence: str,
     source: str = "",
+    papers: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Copy the artefacts (their `path`; `sha256` is computed here) into a new folder, and read it back.
 
-    Raises ConfigError when the folder exists, cannot be written, or the bundle would not be valid.
+    `papers` are text files for people, by name, that go with it. Raises ConfigError when the folder exists,
+    cannot be written, or the bundle would not be valid.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists and is not empty: a bundle is never changed; give another folder")
@@ -50,6 +52,8 @@ def pack(
     try:
         tables = [_copy(artefact, staging, input) for artefact in artefacts]
         (staging / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        for file, content in (papers or {}).items():
+            (staging / file).write_text(content, encoding="utf-8")
         head = {"format": 1, "name": name, "version": version, "task": task, "licence": licence, "source": source}
         text = _toml({**head, "labels": LABELS}, input, decode, settings, tables)
         (staging / MANIFEST).write_text(text, encoding="utf-8")

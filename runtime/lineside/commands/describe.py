@@ -1,0 +1,188 @@
+"""What a bundle says of its model: the user's options over what the model file and its family tell.
+
+`lineside bundle new` and `lineside quantize` share it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lineside.commands.guess import Guess
+    from lineside.commands.model_facts import ModelFacts
+    from lineside.records import DecodeSettings, InputSpec, Task
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", choices=("detect", "classify", "anomaly"))
+    parser.add_argument("--decode", metavar="NAME", help="the model's family: yolov8, classify, ... (docs/models.md)")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line, in class order")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="of the input, where the model leaves it free")
+    parser.add_argument("--color", choices=("rgb", "bgr", "gray"), help="channel order the model was trained with")
+    parser.add_argument("--layout", choices=("nchw", "nhwc"))
+    parser.add_argument("--mean", type=_numbers, metavar="R,G,B", help="value = (pixel - mean) / std, pixel 0 to 255")
+    parser.add_argument("--std", type=_numbers, metavar="R,G,B")
+    parser.add_argument("--resize", choices=("letterbox", "letterbox_top_left", "stretch", "center_crop", "pad"))
+    parser.add_argument("--pad-value", type=int, metavar="0..255")
+    parser.add_argument("--crop-fraction", type=float, metavar="0..1", help="of the shorter side, for center_crop")
+    parser.add_argument("--min-score", type=float, metavar="S")
+    parser.add_argument("--nms-iou", type=float, metavar="IOU")
+    parser.add_argument("--max-findings", type=int, metavar="N")
+    parser.add_argument("--boxes", choices=("pixels", "unit"), help="what box outputs hold (yolov5, yolov8, yolo_e2e)")
+    parser.add_argument("--scores", choices=("probability", "logit"), help="what a classifier's output holds")
+    parser.add_argument("--threshold", type=float, metavar="S", help="of an anomaly model")
+    parser.add_argument("--name", help="default: the folder's name")
+    parser.add_argument("--version", default="1")
+    parser.add_argument("--licence", default="not stated", help="of the weights")
+    parser.add_argument("--source", default="", help="where the model came from")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What model.toml will say, and each assumption in it."""
+
+    task: Task
+    labels: tuple[str, ...]
+    input: InputSpec
+    decode: str
+    settings: DecodeSettings
+    guesses: tuple[Guess, ...]
+
+    def told(self) -> list[str]:
+        """A line for each assumption."""
+        return [f"guessed {what} ({why}); {option} says otherwise" for what, why, option in self.guesses]
+
+    def for_pack(self, args: argparse.Namespace) -> dict[str, Any]:
+        """The arguments of `pack`, but for the artefacts."""
+        return {
+            "name": args.name or args.output.resolve().name,
+            "version": args.version,
+            "task": self.task,
+            "labels": self.labels,
+            "input": self.input,
+            "decode": self.decode,
+            "settings": self.settings,
+            "licence": args.licence,
+            "source": args.source,
+        }
+
+
+def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespace) -> Described:
+    """Reads the labels, guesses what `args` leave open, and runs each model once to see that its outputs fit.
+
+    Raises ConfigError.
+    """
+    from lineside.commands import guess
+    from lineside.errors import ConfigError
+    from lineside.registry import names
+    from lineside.store.bundle import parse_labels
+
+    if args.decode is not None and args.decode not in names("decoder"):
+        raise ConfigError(f"--decode {args.decode}: unknown; known are {', '.join(names('decoder'))}")
+    notes: list[Guess] = []
+    labels: tuple[str, ...] = ()
+    if args.labels is not None:
+        try:
+            text = args.labels.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"--labels {args.labels}: cannot be read: {error.strerror}") from error
+        labels = parse_labels(text, str(args.labels))
+    if labels and args.decode in (None, "classify") and args.task in (None, "classify"):
+        labels, note = guess.fit_labels(labels, facts.outputs)
+        notes += [note] if note else []
+    decode = args.decode
+    if decode is None:
+        decode, note = guess.guess_decode(facts, labels, args.task, _sized(facts, args))
+        notes.append(note)
+    if args.task not in (None, guess.task_of(decode)):
+        raise ConfigError(f'--task {args.task}: the decoder {decode} gives "{guess.task_of(decode)}"')
+    if not labels:
+        labels, note = guess.guess_labels(facts, decode)
+        notes.append(note)
+    input, more = _input(facts, decode, args)
+    notes += more
+    settings, more = _settings(facts, others, decode, labels, input, args)
+    notes += more
+    return Described(guess.task_of(decode), labels, input, decode, settings, tuple(notes))
+
+
+def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[InputSpec, list[Guess]]:
+    """The guessed input with the user's own word over it; only what was truly guessed is reported."""
+    from lineside.commands.guess import guess_input, guess_size
+    from lineside.errors import ConfigError
+
+    if args.size is None:
+        size, note = guess_size(facts, decode)
+    else:
+        size, note = args.size, None
+        if facts.size_px not in (None, args.size):
+            raise ConfigError("--size {}x{}: the model takes {}x{}".format(*args.size, *(facts.size_px or ())))
+    spec, guesses = guess_input(facts, decode, size)
+    said = {
+        key: value
+        for key in ("color", "mean", "std", "resize", "pad_value", "crop_fraction")
+        if (value := getattr(args, key)) is not None
+    }
+    options = {f"--{key}" for key in said}
+    kept = [each for each in (note, *guesses) if each and not options & set(each.option.split(", "))]
+    return replace(spec, **said), kept
+
+
+def _settings(
+    facts: ModelFacts,
+    others: list[ModelFacts],
+    decode: str,
+    labels: tuple[str, ...],
+    input: InputSpec,
+    args: argparse.Namespace,
+) -> tuple[DecodeSettings, list[Guess]]:
+    """Settings of the family, the user's over them; each artefact is run once to see that its outputs fit."""
+    from lineside.commands.guess import FAMILIES, Guess
+    from lineside.commands.try_model import kind_of_values, try_model
+
+    said = {
+        key: value
+        for key in ("min_score", "nms_iou", "max_findings", "boxes", "scores", "threshold")
+        if (value := getattr(args, key)) is not None
+    }
+    settings = replace(FAMILIES[decode].settings, **said)
+    notes: list[Guess] = []
+    for number, each in enumerate((facts, *others)):
+        outputs = try_model(each, decode, labels, input, settings)
+        if outputs is None:
+            why = "no runtime here could run it once"
+            notes.append(Guess(f"that {each.path.name} fits", why, "running it on its own device"))
+            continue
+        found = kind_of_values(decode, outputs) if number == 0 else {}
+        for key, value in found.items():
+            if key not in said:
+                settings = replace(settings, **{key: value})  # type: ignore[arg-type]
+                notes.append(Guess(f"{key} = {value}", "the model's answer to a grey picture", f"--{key}"))
+    return settings, notes
+
+
+def _sized(facts: ModelFacts, args: argparse.Namespace) -> InputSpec:
+    from lineside.records import InputSpec
+
+    width, height = args.size or facts.size_px or (None, None)
+    return InputSpec(width, height, "rgb", facts.layout)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and (height or width).isdigit() and int(width) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as 640x480, or 640 for a square")
+    return int(width), int(height or width)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as 123.7,116.3,103.5, or one number for all") from None
+    if len(values) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text!r}: one number, or three")
+    return values * (3 // len(values))

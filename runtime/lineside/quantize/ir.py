@@ -1,0 +1,59 @@
+"""INT8 OpenVINO IR by NNCF, for models that it makes faster than the INT8 ONNX file is in OpenVINO."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.errors import ConfigError
+from lineside.hal.artefact import first_line
+from lineside.registry import vendor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def quantise(
+    source: Path, inputs: Sequence[NDArray[np.float32]], in_float: Collection[str], attention: bool, path: Path
+) -> None:
+    """Write path (.xml) and its .bin. `inputs` are the calibration pictures as the model takes them; `in_float` names
+    ONNX nodes that stay in float.
+
+    The float model goes through a saved IR: on one that OpenVINO read from ONNX directly, NNCF puts its steps inside of
+    SiLU. Raises ConfigError where NNCF is missing or fails.
+    """
+    ov, nncf = vendor("openvino"), vendor("nncf")
+    nncf.set_log_level(40)  # errors
+    plain = path.with_name("plain.xml")
+    try:
+        ov.save_model(ov.convert_model(str(source)), str(plain), compress_to_fp16=False)
+        model = ov.Core().read_model(str(plain))
+        with contextlib.redirect_stdout(sys.stderr):  # its progress
+            quantised = nncf.quantize(
+                model,
+                nncf.Dataset(list(inputs)),
+                preset=nncf.QuantizationPreset.MIXED,  # SiLU and such want asymmetric activations
+                model_type=nncf.ModelType.TRANSFORMER if attention else None,
+                subset_size=len(inputs),
+                ignored_scope=nncf.IgnoredScope(names=_there(model, in_float), validate=False),
+            )
+        ov.save_model(quantised, str(path))
+    except Exception as error:  # what NNCF and OpenVINO raise shares no base
+        raise ConfigError(f"NNCF could not quantise the model: {first_line(error)}") from error
+
+
+def _there(model: Any, nodes: Collection[str]) -> list[str]:
+    """The operations that these ONNX nodes became: one of the same name, or several below it."""
+    wanted = set(nodes)
+    names = [str(node.get_friendly_name()) for node in model.get_ops() if node.get_type_name() != "Constant"]
+    return [name for name in names if name in wanted or name.partition("/WithoutBiases")[0] in wanted]
+
+
+def layers(path: Path) -> int:
+    """How many quantisation steps an INT8 IR holds."""
+    model = vendor("openvino").Core().read_model(str(path))
+    return sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops())

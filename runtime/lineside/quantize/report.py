@@ -1,0 +1,176 @@
+"""What was measured, for people and programs: the table that is printed, report.md and report.json in the bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lineside.quantize.measure import Score
+from lineside.quantize.search import Bounds, Found
+
+_MOST_BLAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file, INT8 or float, on one backend."""
+
+    file: str
+    precision: str
+    backend: str
+    size_mb: float
+    latency_ms: float  # median, one picture, the model alone
+    score: Score
+    left_out: str = ""  # why this backend does not get this file
+
+    def cells(self) -> tuple[str, ...]:
+        low, high = self.score.interval
+        accuracy = "" if self.score.accuracy is None else f"{self.score.accuracy:.3f}"
+        return (
+            *(self.file, self.precision, self.backend, f"{self.size_mb:.2f}", f"{self.latency_ms:.2f}"),
+            *(f"{self.score.flips} of {self.score.pictures}", f"{low:.1%} to {high:.1%}", f"{self.score.loss:.1%}"),
+            *(accuracy, self.left_out),
+        )
+
+
+HEADS = ("file", "precision", "backend", "MB", "ms", "flips", "95 %", "loss", "accuracy", "not used")
+_RIGHT = {"MB", "ms", "flips", "loss", "accuracy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a user needs to trust the bundle, or not."""
+
+    model: str
+    sha256: str
+    calibration: int
+    validation: int
+    unreadable: Sequence[str]
+    basis: str
+    bounds: Bounds
+    accepted: bool  # with --accept-flips although the bounds don't hold
+    rows: Sequence[Row]
+    found: Found | None  # of the ONNX search
+    notes: Sequence[str]
+    versions: dict[str, str]
+
+    def table(self) -> str:
+        """For a terminal: columns aligned."""
+        rows = [row.cells() for row in self.rows]
+        used = [at for at, head in enumerate(HEADS) if any(row[at] for row in rows)]
+        widths = {at: max(len(HEADS[at]), *(len(row[at]) for row in rows)) for at in used}
+        lines = []
+        for row in (HEADS, *rows):
+            words = [row[at].rjust(widths[at]) if HEADS[at] in _RIGHT else row[at].ljust(widths[at]) for at in used]
+            lines.append("  ".join(words).rstrip())
+        return "\n".join(lines)
+
+    def floats(self) -> list[str]:
+        """The layers that stay in float because they break accuracy, with how far each alone moves the scores."""
+        if self.found is None:
+            return []
+        drift = {each.block.name: each.drift for each in self.found.blamed}
+        return [
+            f"{block.name} ({block.op}), which alone moves the scores by {drift[block.name]:.1%}"
+            for block in self.found.floats
+        ]
+
+    def markdown(self) -> str:
+        lines = [
+            f"# How {self.model} was quantised",
+            "",
+            f"{self.calibration} pictures for calibration, {self.validation} others for accuracy. {self.basis} "
+            f"Bounds: {self.bounds.max_flips:.1%} of decisions, {self.bounds.max_loss:.1%} loss"
+            + (", exceeded and accepted by hand." if self.accepted else "."),
+            "",
+            *_table(HEADS, [row.cells() for row in self.rows]),
+        ]
+        if self.found is not None:
+            lines += ["", "## INT8 ONNX models that were tried", ""]
+            rows = [
+                (one.what, f"{one.score.flips}", f"{one.score.loss:.1%}", f"{one.score.drift:.1%}", one.fault or chosen)
+                for one in self.found.tried
+                for chosen in ("chosen" if one is self.found.best else "",)
+            ]
+            lines += _table(("what", "flips", "loss", "drift", ""), rows)
+            if self.found.blamed:
+                lines += [
+                    "",
+                    "## Layers, each quantised alone",
+                    "",
+                    "Float or INT8 in the ONNX file; in a .xml that is mixed, too.",
+                    "",
+                ]
+                kept = {block.name for block in self.found.floats}
+                blamed = [
+                    (
+                        each.block.name,
+                        each.block.op,
+                        f"{each.drift:.1%}",
+                        "float" if each.block.name in kept else "INT8",
+                    )
+                    for each in self.found.blamed
+                    if each.block.name in kept or each in self.found.blamed[:_MOST_BLAMED]
+                ]
+                lines += _table(("layer", "operator", "moves the scores by", "kept in"), blamed)
+        lines += ["", *(f"- {note}" for note in (*self.notes, *self.unreadable))]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def as_json(self) -> str:
+        return json.dumps(self._plain(), indent=1) + "\n"
+
+    def _plain(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {
+            "format": 1,
+            "model": {"file": self.model, "sha256": self.sha256},
+            "pictures": {"calibration": self.calibration, "validation": self.validation},
+            "unreadable": list(self.unreadable),
+            "basis": self.basis,
+            "bounds": {"max_flips": self.bounds.max_flips, "max_loss": self.bounds.max_loss, "accepted": self.accepted},
+            "artefacts": [_row(row) for row in self.rows],
+            "notes": list(self.notes),
+            "versions": self.versions,
+        }
+        if self.found is not None:
+            best = self.found.best
+            plain["onnx"] = {
+                "chosen": best.what,
+                "tried": [{"what": one.what, **_score(one.score), "fault": one.fault} for one in self.found.tried],
+                "layers_in_float": [block.name for block in self.found.floats],
+                "nodes_in_float": sorted(best.in_float),
+                "sensitivity": {each.block.name: round(each.drift, 5) for each in self.found.blamed},
+            }
+        return plain
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "file": row.file,
+        "precision": row.precision,
+        "backend": row.backend,
+        "size_mb": round(row.size_mb, 3),
+        "latency_ms": round(row.latency_ms, 3),
+        **_score(row.score),
+        **({"left_out": row.left_out} if row.left_out else {}),
+    }
+
+
+def _score(score: Score) -> dict[str, Any]:
+    low, high = score.interval
+    return {
+        "pictures": score.pictures,
+        "flips": score.flips,
+        "flips_of_unsure": score.unsure,
+        "flips_95": [round(low, 5), round(high, 5)],
+        "loss": round(score.loss, 5),
+        "drift": round(score.drift, 5),
+        **({} if score.accuracy is None else {"accuracy": round(score.accuracy, 5)}),
+    }
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    used = [at for at in range(len(heads)) if heads[at] == "" or any(row[at] for row in rows)]
+    every = [heads, ["---:" if head in _RIGHT else "---" for head in heads], *rows]
+    return ["| " + " | ".join(row[at] for at in used) + " |" for row in every]

@@ -1,0 +1,210 @@
+"""From a float model and pictures to INT8 artefacts that hold the bounds, each measured on the backends that run it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lineside.errors import ConfigError, LinesideError
+from lineside.hal.pixels import PixelWriter
+from lineside.quantize import graph, ir, ranges, tflite
+from lineside.quantize.measure import Judge, Reading, Runner
+from lineside.quantize.onnxes import OnnxMaker
+from lineside.quantize.pictures import Pictures, Shot
+from lineside.quantize.report import Row
+from lineside.quantize.search import Bounds, Found, Say, search
+from lineside.records import Artefact, InputSpec, TensorSpec
+from lineside.registry import vendor
+from lineside.store.bundle import artefact_files
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BACKENDS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "tflite": ("litert",)}
+_FASTER = 0.95  # an IR that takes more of the ONNX file's time than this is not worth a second file
+_FAR_FASTER = 0.75  # of the whole TFLite file's time
+_ROUNDS, _RUNS = 5, 6  # for latency: every artefact has its turn in every round, so that all see the same noise
+
+
+@dataclass(slots=True)
+class Job:
+    """What every step needs."""
+
+    reading: Reading
+    pictures: Pictures
+    judge: Judge
+    reference: Runner
+    bounds: Bounds
+    backends: Sequence[str]  # that are installed and asked for
+    scratch: Path
+    stem: str  # of the artefacts' names
+    search_s: float
+    say: Say
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    kept: list[Artefact] = field(default_factory=list)
+    found: Found | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether every artefact that is kept holds the bounds on every backend that will take it."""
+        files = {Path(artefact.path).name for artefact in self.kept}
+        used = [row.score for row in self.rows if row.file in files and not row.left_out]
+        return bool(used) and all(map(self.bounds.hold, used))
+
+
+def feed(shot: Shot, spec: InputSpec) -> NDArray[np.float32]:
+    """The model's input as the runtime writes it: (1, C, H, W) or (1, H, W, C), by the layout."""
+    height, width = shot.canvas.shape[:2]
+    channels = 1 if spec.color == "gray" else 3
+    shape = (channels, height, width) if spec.layout == "nchw" else (height, width, channels)
+    out = np.empty(shape, np.float32)
+    PixelWriter(spec, TensorSpec("", (1, *shape), "float32")).write(shot.canvas, out)
+    return out[None]
+
+
+def from_onnx(job: Job, source: Artefact) -> None:
+    """INT8 ONNX, and OpenVINO IR where that is faster. Raises ConfigError for a model that cannot be quantised."""
+    spec, shots = job.reading.input.of(source), job.pictures.calibration
+    network = graph.prepare(Path(source.path), feed(shots[0], spec).shape, job.scratch)
+    job.say(f"{len(network.blocks)} layers; ranges of their activations on {len(shots)} pictures")
+    feeds = [_later(shot, spec) for shot in shots]
+    seen = ranges.collect(network.path, feeds, network.input, lambda: None)
+    maker = OnnxMaker(
+        network, seen, job.reading, job.judge, job.pictures.validation, shots, job.reference, job.scratch, job.say
+    )
+    job.found = found = search(network, maker, job.bounds, job.say, budget_s=job.search_s)
+    if found.best.fault:
+        raise ConfigError(f"{source.path}: its INT8 model cannot be used: {found.best.fault}")
+    path = job.scratch / f"{job.stem}_int8.onnx"
+    maker.write(found.best, path)
+    made = [Artefact(str(path), "onnx", "mixed" if found.floats else "int8", "", source.layout)]
+    if "openvino" in job.backends:
+        made += _ir(job, network, [one() for one in feeds], found, replace(made[0], format="openvino"))
+    rows = used_in_openvino(measured(job, [source, *made]), job.bounds)
+    used = {row.file for row in rows if not row.left_out}
+    job.rows += rows
+    job.kept += [one for one in made if Path(one.path).name in used]
+
+
+def _later(shot: Shot, spec: InputSpec) -> Callable[[], Any]:
+    return lambda: feed(shot, spec)
+
+
+def _ir(job: Job, network: graph.Network, inputs: list[Any], found: Found, like: Artefact) -> list[Artefact]:
+    if find_spec("nncf") is None:
+        job.notes.append("No OpenVINO IR was tried, for want of NNCF: pip install 'lineside[quantize]'")
+        return []
+    path = job.scratch / f"{job.stem}_int8.xml"
+    safe = frozenset(network.tail)  # of a transformer NNCF knows itself what to leave in float
+    blamed = safe.union(*(block.nodes for block in found.floats))
+    made = replace(like, path=str(path), precision="int8")
+    for in_float in dict.fromkeys((safe, blamed)):  # NNCF corrects biases: what breaks in ONNX may hold here
+        made = replace(made, precision="mixed" if in_float > safe else "int8")
+        try:
+            ir.quantise(network.path, inputs, in_float, network.attention, path)
+            runner = Runner(made, job.reading, "openvino")
+            score = job.judge.score(runner.see(job.pictures.validation))
+            runner.close()
+        except LinesideError as error:
+            job.notes.append(f"No OpenVINO IR: {error}")
+            return []
+        job.say(f"OpenVINO IR by NNCF, {made.precision}, {ir.layers(path)} quantisation steps: {score}")
+        if job.bounds.hold(score):
+            break
+    return [made]
+
+
+def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
+    """Of the ONNX file and the IR in OpenVINO, one is used: the IR where it holds the bounds and is faster, or where
+    the ONNX file does not hold them."""
+    both = {Path(row.file).suffix: row for row in rows if row.backend == "openvino" and row.precision != "fp32"}
+    if ".xml" not in both:
+        return rows
+    onnx, xml = both[".onnx"], both[".xml"]
+    if not bounds.hold(xml.score):
+        out, why = xml, "beyond the bounds"
+    elif bounds.hold(onnx.score) and xml.latency_ms > _FASTER * onnx.latency_ms:
+        out, why = xml, "no faster than the ONNX file"
+    else:
+        out, why = onnx, "OpenVINO takes the .xml"
+    return [replace(row, left_out=why) if row is out else row for row in rows]
+
+
+def from_tflite(job: Job, source: Artefact) -> None:
+    """INT8 TFLite: whole, or its weighted layers only where that is what holds the bounds, or is far faster."""
+    try:
+        vendor("ai_edge_quantizer")
+    except ConfigError as error:
+        if not job.kept:
+            raise
+        job.notes.append(f"No TFLite file: {error}")
+        return
+    spec = job.reading.input.of(source)
+    inputs = [feed(shot, spec) for shot in job.pictures.calibration]
+    made: list[Artefact] = []
+    for scope, precision in tflite.SCOPES.items():
+        path = job.scratch / f"{job.stem}_{precision}.tflite"
+        one = Artefact(str(path), "tflite", precision, "", source.layout)
+        try:
+            tflite.quantise(Path(source.path), inputs, scope, path)
+            Runner(one, job.reading, "litert").close()
+        except LinesideError as error:  # such as one step for boxes and scores
+            job.notes.append(f"No {path.name}, {scope}: {error}")
+            continue
+        made.append(one)
+    if not made and job.kept:
+        return
+    if not made:
+        raise ConfigError(f"{source.path}: no INT8 TFLite of it can be used", *job.notes)
+    reference, *rows = measured(job, [source, *made])
+    for row in rows:
+        job.say(f"{row.file}: {row.score}, {row.latency_ms:.2f} ms")
+    chosen = _tflite_to_use(rows, job.bounds)
+    job.rows += [reference, *(row if row is chosen else replace(row, left_out=_why(row, job.bounds)) for row in rows)]
+    job.kept += [one for one in made if Path(one.path).name == chosen.file]
+
+
+def _tflite_to_use(rows: Sequence[Row], bounds: Bounds) -> Row:
+    """The whole one is what an Edge TPU takes, but of a transformer it takes four times as long as the other."""
+    holding = [row for row in rows if bounds.hold(row.score)]
+    if not holding:
+        return min(rows, key=lambda row: bounds.excess(row.score))
+    fastest = min(holding, key=lambda row: row.latency_ms)
+    return fastest if fastest.latency_ms < _FAR_FASTER * holding[0].latency_ms else holding[0]
+
+
+def _why(row: Row, bounds: Bounds) -> str:
+    return "the other is better for LiteRT" if bounds.hold(row.score) else "beyond the bounds"
+
+
+def measured(job: Job, artefacts: Sequence[Artefact]) -> list[Row]:
+    """Score and latency of every artefact on every backend that runs its format, as a station would open it.
+
+    Raises LinesideError where one cannot run.
+    """
+    runners = [
+        (artefact, name, Runner(artefact, job.reading, name))
+        for artefact in artefacts
+        for name in BACKENDS[artefact.format]
+        if name in job.backends
+    ]
+    shots = job.pictures.validation
+    scores = [job.judge.score(runner.see(shots)) for *_, runner in runners]
+    times: list[list[float]] = [[] for _ in runners]
+    for _ in range(_ROUNDS):
+        for (*_, runner), mine in zip(runners, times, strict=True):
+            mine += [runner.once_ms(shots[number % len(shots)]) for number in range(_RUNS)]
+    rows = []
+    for (artefact, name, runner), score, mine in zip(runners, scores, times, strict=True):
+        runner.close()
+        path = Path(artefact.path)
+        size_mb = sum(part.stat().st_size for part in artefact_files(path)) / 1e6
+        rows.append(Row(path.name, artefact.precision, name, size_mb, statistics.median(mine), score))
+    return rows

@@ -1,0 +1,62 @@
+"""`lineside quantize` on TFLite models: whole where that is right, else weighted layers only, on LiteRT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside.cli import main
+from lineside.hal.tflite import read_tflite
+from lineside.quantize import tflite
+from lineside.store.bundle import open_bundle
+from quantizing import colour_pictures, labels, spot_pictures
+
+pytest.importorskip("ai_edge_quantizer", reason="INT8 TFLite needs ai-edge-quantizer: pip install 'lineside[quantize]'")
+
+HERE = Path(__file__).parent
+PLAIN = ("--mean", "0", "--std", "1", "--color", "bgr", "--resize", "stretch")
+
+
+def quantize(tmp_path: Path, model: str, images: Path, *words: str) -> tuple[int, Path]:
+    asked = [HERE / model, "--images", images, "--labels", labels(tmp_path / "labels.txt"), "-o", tmp_path / "made"]
+    return main(["quantize", *map(str, asked), *PLAIN, *words]), tmp_path / "made"
+
+
+def test_a_classifier_is_int8_from_pixels_to_answer(tmp_path: Path) -> None:
+    code, folder = quantize(tmp_path, "colours_float.tflite", colour_pictures(tmp_path / "pictures", 60))
+    assert code == 0
+    (artefact,) = open_bundle(folder).artefacts
+    assert artefact.format == "tflite"
+    said = json.loads((folder / "quantize.json").read_text())
+    used = [row for row in said["artefacts"] if row["precision"] != "fp32" and "left_out" not in row]
+    assert [row["flips"] for row in used] == [0]
+    whole = next(row for row in said["artefacts"] if row["precision"] == "int8")
+    assert whole["flips"] == 0, "whether or not it was the faster one here"
+
+
+def test_one_scale_over_a_concatenated_head_leaves_the_head_in_float(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = spot_pictures(tmp_path / "spots", 40)
+    code, folder = quantize(tmp_path, "spots_float.tflite", images, "--decode", "yolov8")
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert "No spots_int8.tflite, everything: " in out
+    assert "holds boxes and scores with one quantisation step of 0.9" in out
+    (artefact,) = open_bundle(folder).artefacts
+    assert (Path(artefact.path).name, artefact.precision) == ("spots_mixed.tflite", "mixed")
+    file = read_tflite(artefact.path)
+    assert (file.inputs[0].dtype, file.outputs[0].dtype) == ("float32", "float32")
+
+
+def test_what_only_one_calibration_picture_has_is_not_cut_off(tmp_path: Path) -> None:
+    """The library's own calibration is a moving average: a defect on one picture of fifty would vanish."""
+    grey = [np.full((1, 32, 32, 3), 100, np.float32)] * 20
+    bright = np.full((1, 32, 32, 3), 250, np.float32)
+    path = tmp_path / "made.tflite"
+    tflite.quantise(HERE / "colours_float.tflite", [bright, *grey], "everything", path)
+    spec = read_tflite(str(path)).inputs[0]
+    assert (127 - spec.zero_point) * spec.scale == pytest.approx(250, abs=1)
