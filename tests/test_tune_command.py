@@ -270,14 +270,15 @@ def test_the_pick_before_stays_while_nothing_is_better_by_more_than_noise(tune: 
     clip = pictures(tmp_path / "pictures", 10)
     words = ("--bundle", fake_bundle(), "--backend", "fake", "--data", clip)
     first = tune(*words)
-    assert first["tried"][0]["threads"] == 1, "the fake backend has no use for threads"
-    (kept,) = (tmp_path / "state" / "models").glob("*/*.json")
-    told = json.loads(kept.read_text())
     if len(first["tried"]) < 2:
         pytest.skip("one core: there is one way to run it")
-    told["plan"]["tried"][0]["threads"] = 2
+    (kept,) = (tmp_path / "state" / "models").glob("*/*.json")
+    told = json.loads(kept.read_text())
+    other = first["tried"][1]["threads"]  # the fake backend has no use for threads: noise decided
+    told["plan"]["tried"][0]["threads"] = other
     kept.write_text(json.dumps(told))
     again = tune(*words)
-    if again["tried"][1]["state"] == "within noise":
-        assert again["tried"][0]["threads"] == 2
+    ties = [one["threads"] for one in again["tried"] if one["state"] in ("picked", "within noise")]
+    if len(ties) > 1 and other in ties:
+        assert ties[0] == other
         assert "it was the pick before" in again["tried"][0]["why"]
