@@ -7,15 +7,15 @@ the file; running the model is the wiring's business.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from lineside.checked import Is, Table, Unfit, checked, table
+from lineside.checked import Is, Table, table
 from lineside.errors import ConfigError
 from lineside.records import Box, Finding, Task
+from lineside.store.packed import read_packed
 
 FILE = "golden.json"
 FOLDER = "golden"  # of the pictures
@@ -60,19 +60,7 @@ class Golden(Table):
 
 def read(folder: Path, sha256: str) -> Golden:
     """The golden answers of the bundle in `folder`; `sha256` is what its model.toml says. Raises ConfigError."""
-    path = folder / FILE
-    where = f"bundle {folder}: {FILE}"
-    try:
-        text = path.read_bytes()
-        if hashlib.sha256(text).hexdigest() != sha256:
-            raise ConfigError(f"{where}: is not the file that was packed: copy the bundle again")
-        return checked(Golden, json.loads(text))
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror}): copy the whole folder") from error
-    except ValueError as error:
-        raise ConfigError(f"{where}: is not JSON ({error}): copy the bundle again") from error
-    except Unfit as error:
-        raise ConfigError(f"{where}: {error}: pack it again with `lineside bundle golden`") from error
+    return read_packed(Golden, folder, FILE, sha256, "lineside bundle golden")
 
 
 def picture(folder: Path, case: Case) -> Path:

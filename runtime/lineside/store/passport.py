@@ -5,14 +5,12 @@ parity.json of a bundle is what was measured when it was released; what a box me
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from lineside.checked import Is, Table, Unfit, checked, table
-from lineside.errors import ConfigError
+from lineside.checked import Is, Table, table
+from lineside.store.packed import read_packed
 
 FILE = "parity.json"
 INTERVALS = "95 %: of rates Wilson's, of means a bootstrap over pictures (percentiles of 2000 resamples)"
@@ -91,16 +89,4 @@ class Passport(Table):
 
 def read(folder: Path, sha256: str) -> Passport:
     """The passport of the bundle in `folder`; `sha256` is what its model.toml says. Raises ConfigError."""
-    path = folder / FILE
-    where = f"bundle {folder}: {FILE}"
-    try:
-        text = path.read_bytes()
-        if hashlib.sha256(text).hexdigest() != sha256:
-            raise ConfigError(f"{where}: is not the file that was packed: copy the bundle again")
-        return checked(Passport, json.loads(text))
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror}): copy the whole folder") from error
-    except ValueError as error:
-        raise ConfigError(f"{where}: is not JSON ({error}): copy the bundle again") from error
-    except Unfit as error:
-        raise ConfigError(f"{where}: {error}: pack it again with `lineside parity --into`") from error
+    return read_packed(Passport, folder, FILE, sha256, "lineside parity --into")
