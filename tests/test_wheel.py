@@ -72,9 +72,15 @@ def test_the_wheel_holds_the_package_the_models_and_the_profiles(installed: Inst
     names = zipfile.ZipFile(installed.wheel).namelist()
     assert "lineside/py.typed" in names
     tracked = subprocess.run(
-        ["git", "ls-files", "models", "device_profiles"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "models/conveyor-parts", "device_profiles"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     assert {f"lineside/{path}" for path in tracked} <= set(names)
+    models = {name.split("/")[2] for name in names if name.startswith("lineside/models/")}
+    assert models == {"conveyor-parts"}, "the wheel is small: the others are in the tree"
     assert [name for name in names if "__pycache__" in name or name.startswith(("tests/", "tools/"))] == []
 
 

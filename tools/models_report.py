@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import sys
 import tempfile
@@ -22,19 +21,22 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "train"))
+import lists
+from score import gather, match
+
 from lineside.commands.infer import Eye
 from lineside.errors import LinesideError
 from lineside.images import read_image
-from lineside.records import AnomalyMap, Classification, Detections
+from lineside.records import AnomalyMap, Classification, Detections, Image
 from lineside.store.bundle import open_bundle
-from lineside.vision.boxes import iou
 from lineside.vision.decode import findings
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKENDS = ("onnxruntime", "openvino", "litert")
 BEGIN, END = "<!-- models_report: begin -->", "<!-- models_report: end -->"
 FACE_LISTS = ("faces_mask", "faces_dlib")
-LEAST_SIDE_PX = 20
+LEAST_SIDE_PX = 20.0
 FACE_MIN_SCORE = 0.05
 
 # sample photo -> how the label of its main object begins
@@ -131,38 +133,15 @@ def named(eye: Eye, expected: dict[str, str], data: Path) -> list[str]:
 
 
 def face_ap(eye: Eye, data: Path, name: str) -> float:
-    """AP at IoU 0.5 over the whole list, precision made monotone, each image's faces matched best score first.
-
-    Faces with a side under 20 px and those marked `ignore` are neither right nor wrong, nor are detections that match
-    one of them, or that match nothing and are themselves under 20 px (as COCO counts its area ranges).
-    """
-    rows: list[tuple[float, bool]] = []
-    faces = 0
-    for line in (data / name / "test.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        seen, _ = eye.see(read_image(data / name / "images" / entry["file"]))
+    """AP at IoU 0.5 over the whole list, faces of LEAST_SIDE_PX and more (see lists.faces and score.match)."""
+    matched, totals = [], []
+    for shown in lists.faces(data, name, LEAST_SIDE_PX):
+        seen = eye.look(shown.image)
         assert isinstance(seen, Detections)
-        truth = np.array([face["box"] for face in entry["faces"]], np.float32).reshape(-1, 4)
-        skipped = np.array([bool(face.get("ignore")) for face in entry["faces"]], bool)
-        skipped |= (truth[:, 2:] - truth[:, :2]).min(axis=1, initial=np.inf) < LEAST_SIDE_PX
-        faces += int((~skipped).sum())
-        rows += _matched(seen, truth, skipped)
-    rows.sort(key=lambda row: -row[0])
-    right = np.cumsum([hit for _, hit in rows])
-    precision = np.maximum.accumulate((right / np.arange(1, len(rows) + 1))[::-1])[::-1]
-    return float((np.diff(right / faces, prepend=0.0) * precision).sum())
-
-
-def _matched(seen: Detections, truth: np.ndarray, skipped: np.ndarray) -> Iterator[tuple[float, bool]]:
-    overlap = iou(seen.boxes, truth)
-    free = ~skipped
-    for number, box in enumerate(seen.boxes):
-        near = np.where(free & (overlap[number] >= 0.5), overlap[number], -1.0)
-        if near.size and near.max() > 0:
-            free[near.argmax()] = False
-            yield float(seen.scores[number]), True
-        elif not (overlap[number][skipped] >= 0.5).any() and (box[2:] - box[:2]).min() >= LEAST_SIDE_PX:
-            yield float(seen.scores[number]), False
+        found = np.concatenate([seen.scores[:, None], seen.boxes], axis=1)
+        matched.append(match(found, shown.boxes, 0.5, shown.skipped, LEAST_SIDE_PX))
+        totals.append(int((~shown.skipped).sum()))
+    return gather(matched, totals).precision()
 
 
 def result(eye: Eye, check: str, data: Path) -> str:
@@ -180,9 +159,8 @@ def result(eye: Eye, check: str, data: Path) -> str:
     return "runs"
 
 
-def times_ms(eye: Eye, photo: Path, runs: int = 30) -> tuple[float, float, float]:
-    """Median of before, model and after, on one photo."""
-    image = read_image(photo)
+def times_ms(eye: Eye, image: Image, runs: int = 30) -> tuple[float, float, float]:
+    """Median of before, model and after, on one picture."""
     steps: list[list[float]] = [[], [], []]
     for _ in range(runs + 3):
         at = [time.perf_counter()]
@@ -217,7 +195,7 @@ def rows(data: Path, folder: Path) -> Iterator[str]:
                 yield f"{head} {str(error).partition(': ')[2].replace('|', '/')[:90]} | | |"
                 continue
             timed = Eye(bundle, backend, None, threads=1)
-            before, alone, after = times_ms(timed, data / "samples" / "face.jpg")
+            before, alone, after = times_ms(timed, read_image(data / "samples" / "face.jpg"))
             note = f"; {model.note}" if model.note else ""
             yield f"{head} {told}{note} | {alone:.2f} | {before + after:.2f} |"
     for file, why in NOT_RUN:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from detector import LABELS, Detector
+from detector import Detector
+from rendered import LABELS
 from score import wilson
 
 

@@ -18,20 +18,19 @@ import numpy as np
 import parts
 import torch
 from card import write_card
-from detector import HEIGHT_PX, LABELS, WIDTH_PX, Detector
+from detector import Detector
 from export import Canvas, to_int8_onnx, to_int8_tflite, to_onnx
 from fit import fit
-from rendered import CHOOSE_SEED, TEST_SEED, TRAIN_SEED, still, truth_of
+from lists import scenes
+from rendered import CHOOSE_SEED, HEIGHT_PX, LABELS, TEST_SEED, TRAIN_SEED, WIDTH_PX, still
 from score import Found, average_precision
 
-from lineside.cameras.render import Scene
 from lineside.recipe import Model
 from lineside.records import Detections
 from lineside.store.bundle import sha256_of
 
 STAGES = (9000, 13500, 17000)  # steps; each ends with a low learning rate, and the next begins high again
 CHOOSE_CLIPS, TEST_CLIPS, CLIP_S = 6, 10, 40.0
-TEST_SCENES = 60
 FILES = {"conveyor_int8.tflite": ("tflite", "int8"), "conveyor_int8.onnx": ("onnx", "int8")}
 
 
@@ -138,15 +137,13 @@ def precision(model: Model) -> dict[str, float]:
     """AP50 per class of the test scenes, boxes in pixels of the 640 x 360 frame."""
     found: list[Found] = []
     truths = []
-    for number in range(TEST_SCENES):
-        scene = Scene(TEST_SEED + number)
-        for frame in (scene.frame(k * 23) for k in range(5)):
-            seen = model.see(frame.image)
-            assert isinstance(seen, Detections)
-            columns = (seen.class_ids[:, None], seen.scores[:, None], seen.boxes)
-            found.append(np.concatenate(columns, 1).astype(np.float32))
-            truth = truth_of(frame, WIDTH_PX, HEIGHT_PX)  # unscaled
-            truths.append(truth)
+    for shown in scenes(Path()):
+        seen = model.see(shown.image)
+        assert isinstance(seen, Detections)
+        columns = (seen.class_ids[:, None], seen.scores[:, None], seen.boxes)
+        found.append(np.concatenate(columns, 1).astype(np.float32))
+        kinds = np.array([LABELS.index(name) for name in shown.names], np.float32)
+        truths.append(np.concatenate((kinds[:, None], shown.boxes), 1))
     return dict(zip(LABELS, average_precision(found, truths, len(LABELS)), strict=True))
 
 

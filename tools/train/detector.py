@@ -13,11 +13,10 @@ from __future__ import annotations
 import copy
 
 import torch
+from rendered import HEIGHT_PX, LABELS, WIDTH_PX
 from torch import Tensor, nn
 from torch.nn import functional
 
-LABELS = ("part", "scratch", "stain", "chip", "missing_hole")
-WIDTH_PX, HEIGHT_PX = 512, 288
 PART_STRIDE, DEFECT_STRIDE = 16, 8
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from detector import HEIGHT_PX, WIDTH_PX, Detector, Exported
+from detector import Detector, Exported
 from numpy.typing import NDArray
+from rendered import HEIGHT_PX, WIDTH_PX
 
 Canvas = NDArray[np.uint8]  # (HEIGHT_PX, WIDTH_PX, 3) BGR
 INPUT = "images"

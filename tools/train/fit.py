@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from detector import LABELS, Detector, Exported, loss_of
-from rendered import CHOOSE_SEED, FRAMES_A_SCENE, Sample, still, stream
+from detector import Detector, Exported, loss_of
+from rendered import CHOOSE_SEED, FRAMES_A_SCENE, LABELS, Sample, still, stream
 from score import Found, average_precision
 from torch.utils.data import DataLoader, IterableDataset
 
