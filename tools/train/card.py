@@ -58,7 +58,8 @@ rendered** by lineside's own `cameras/render.py`. It knows nothing of real metal
   `yolov8`.
 - INT8: weights per channel, activations per tensor, ranges from 120 rendered pictures (ONNX: least and greatest value;
   TFLite: the running mean of each picture's); the last layer of each head and the box arithmetic are float. The
-  ONNX file takes uint8 pixels, the TFLite file int8 pixels (value - 128).
+  ONNX file takes uint8 pixels, the TFLite file int8 pixels (value - 128). On a Coral box what follows the heads (from
+  DEQUANTIZE on, EXP among it) runs on the CPU.
 
 ## Data
 Rendered on the fly, four pictures a step, {steps} steps: {pictures} pictures, each frame about twice, turned, relit and
