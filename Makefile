@@ -10,7 +10,7 @@ SOAK ?=
 STAMPS := $(VENV)/.lineside
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(STAMPS)/demo  ## parts on a belt become decisions on MQTT; CLIP=path.mp4 BUNDLE=dir for your own
 	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
@@ -36,6 +36,10 @@ check: $(STAMPS)/dev  ## lint, format and types
 bench: $(STAMPS)/dev  ## speed and memory against lean baselines in the same run
 	@$(BIN)/python tools/bench_path.py
 
+models-report: $(STAMPS)/dev  ## score every shipped and tried model on the data's test lists; writes docs/models.md and its plot
+	@$(BIN)/python tools/score_models.py --json out/scores.json --write docs/models.md
+	@$(BIN)/python tools/models_report.py
+
 soak: setup  ## kill, cut and unplug a running line hundreds of times: is anything lost? SOAK='--minutes 30' limits it
 	@$(BIN)/python tools/soak.py --seed 1 --keep out/soak.jsonl --write docs/reliability.md $(SOAK)
 
@@ -51,4 +55,4 @@ clean:  ## remove whatever the targets above made, the virtual environment inclu
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-wheel test-exporters check bench soak setup clean
+.PHONY: help demo test test-slow test-wheel test-exporters check bench models-report soak setup clean

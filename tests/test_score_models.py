@@ -8,6 +8,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ import lists
 import score
 
 import score_models
+import score_plot
 from lineside.cli import main as lineside
 
 BOX = (10.0, 10.0, 30.0, 30.0)
@@ -200,6 +202,26 @@ def test_the_float_file_is_scored_beside_those_of_the_bundle(data: Path, tmp_pat
     mine, beside = (row["metrics"]["AP50"]["value"] for row in json.loads(out.read_text()))
     assert mine == pytest.approx(0.782, abs=0.01)
     assert beside == pytest.approx(0.882, abs=0.01)
+
+
+def test_the_page_gets_the_table_and_a_plot_with_a_point_for_each_row(data: Path, tmp_path: Path) -> None:
+    made = make_bundle(data, tmp_path, "face/yunet_s_320_320.onnx", "face\n")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{score_models.BEGIN}\nold\n{score_models.END}\nafter\n")
+    words = [str(made), "--on", "faces_mask", "--backend", "onnxruntime", "--data", str(data), "--write", str(page)]
+    assert score_models.main(words) == 0
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "| made 1 | yunet_s_320_320.onnx | onnxruntime | AP50 0.78" in text
+    assert "old" not in text
+    plot = cv2.imread(str(tmp_path / "page.png"))
+    assert plot is not None
+    for backend, colour in score_plot.COLOURS.items():  # beside the one of the legend, at the bottom
+        area = (np.abs(plot[: -score_plot.LEGEND_H].astype(int) - colour).max(axis=2) < 30).sum()
+        assert (area > 20) == (backend == "onnxruntime"), backend
+    page.write_text("no marks\n")
+    assert score_models.main(words) == 78
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ import lists
 from score import gather, match
 
 from lineside.commands.infer import Eye
-from lineside.errors import LinesideError
+from lineside.errors import ConfigError, LinesideError
 from lineside.images import read_image
 from lineside.records import AnomalyMap, Classification, Detections, Image
 from lineside.store.bundle import open_bundle
@@ -213,10 +213,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in rows(data, Path(folder)):
             print(line, flush=True)
             lines.append(line)
-    page = ROOT / "docs" / "models.md"
-    head, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
+    write_between(ROOT / "docs" / "models.md", BEGIN, END, lines)
     return 0
+
+
+def write_between(page: Path, begin: str, end: str, lines: Sequence[str]) -> None:
+    """Put these lines between the two marks of a page. Raises ConfigError where it has no such marks."""
+    try:
+        text = page.read_text()
+    except OSError as error:
+        raise ConfigError(f"{page}: cannot be read: {error.strerror}") from error
+    head, found, rest = text.partition(begin)
+    if not found or end not in rest:
+        raise ConfigError(f"{page}: has no lines {begin} and {end}, between which the table goes")
+    page.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":

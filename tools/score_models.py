@@ -5,6 +5,7 @@ infer`'s own eye: how right, with 95 % intervals, beside how fast.
     python tools/score_models.py pcb-yolo --backend onnxruntime --json out/scores.json
     python tools/score_models.py tile-mobilenet --artefact build/tile/tile_fp32.onnx     # the float model beside it
     python tools/score_models.py path/to/bundle --on bsdata
+    python tools/score_models.py --write docs/models.md            # the page's table, and the plot beside the page
 
 Shares have Wilson's interval, AUROC Newcombe's, average precision a bootstrap over pictures.
 """
@@ -37,7 +38,8 @@ from lineside.resources import shipped
 from lineside.store.bundle import Bundle, open_bundle, sha256_of
 from lineside.store.passport import Estimate
 from lineside.tuning.compare import rate
-from models_report import BACKENDS, times_ms
+from models_report import BACKENDS, times_ms, write_between
+from score_plot import draw
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORED_ON = {  # bundle -> list
@@ -49,6 +51,7 @@ SCORED_ON = {  # bundle -> list
     "tile-mobilenet": "magnetic_tile",
     "tile-anomaly": "magnetic_tile",
 }
+BEGIN, END = "<!-- score_models: begin -->", "<!-- score_models: end -->"
 GOOD = ("ok", "free", "good", "normal")  # what a bundle may call a part without a defect
 ALSO = {"spuriouscopper": "copper", **dict.fromkeys(GOOD, OK)}
 
@@ -270,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--artefact", type=Path, action="append", default=[], metavar="FILE", help="score it, too")
     parser.add_argument("--data", type=Path, default=Path(default), help="folder of the data")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything there")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page, a plot beside it")
     asked = parser.parse_args(arguments)
     cv2.setNumThreads(1)
     try:
@@ -290,6 +294,9 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    if asked.write is not None:
+        write_between(asked.write, BEGIN, END, list(table(found)))
+        cv2.imwrite(str(asked.write.with_suffix(".png")), draw([asdict(row) for row in found]))
     scored = {row.bundle for row in found if not row.fault}
     if unscored := {row.bundle for row in found} - scored:
         raise ConfigError(f"no file of {', '.join(sorted(unscored))} could be scored: the table says why")
