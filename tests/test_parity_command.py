@@ -15,9 +15,11 @@ import pytest
 from onnx import TensorProto, helper, save
 
 from lineside.cli import main
+from lineside.errors import ConfigError
 from lineside.records import Artefact, DecodeSettings, InputSpec
 from lineside.store.bundle import open_bundle
 from lineside.store.pack import pack
+from lineside.tuning.ways import Way
 
 Parity = Callable[..., dict[str, Any]]
 
@@ -245,3 +247,9 @@ def test_pictures_that_cannot_be_read_are_named_on_the_side(tmp_path: Path, caps
     assert "2 pictures, 1 left out" in told.out
     assert "left out: image" in told.err
     assert "bad.png: not a picture" in told.err
+
+
+def test_why_a_way_was_not_run_does_not_hold_the_path_of_this_machine(tmp_path: Path) -> None:
+    way = Way("openvino", "cpu", Artefact(str(tmp_path / "part.tflite"), "tflite", "int8", ""))
+    missed = way.not_run(ConfigError(f"{tmp_path / 'part.tflite'}: OpenVINO cannot read this model"))
+    assert (missed.file, missed.why) == ("part.tflite", "OpenVINO cannot read this model")

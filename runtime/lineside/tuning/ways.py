@@ -53,7 +53,8 @@ class Way:
         return f"{self.file} on {self.place}{threads}"
 
     def not_run(self, why: object) -> NotRun:
-        return NotRun(backend=self.place, file=self.file, why=str(why))
+        """Without the path of the file, which is nobody's business in a passport that ships."""
+        return NotRun(backend=self.place, file=self.file, why=str(why).replace(f"{self.artefact.path}: ", ""))
 
 
 def ways(bundle: Bundle, profile: Profile, board: Board, asked: Sequence[str] = ()) -> tuple[list[Way], list[NotRun]]:
