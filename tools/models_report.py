@@ -161,11 +161,12 @@ def result(eye: Eye, check: str, data: Path) -> str:
 
 def times_ms(eye: Eye, image: Image, rounds: int = 12, runs: int = 10) -> tuple[float, float, float]:
     """Before, model and after on one picture: medians, each of the calmest round, where others use the machine, too."""
-    before, model, after = zip(*(_round_ms(eye, image, runs) for _ in range(rounds)), strict=True)
+    before, model, after = zip(*(round_ms(eye, image, runs) for _ in range(rounds)), strict=True)
     return min(before), min(model), min(after)
 
 
-def _round_ms(eye: Eye, image: Image, runs: int) -> tuple[float, float, float]:
+def round_ms(eye: Eye, image: Image, runs: int = 10) -> tuple[float, float, float]:
+    """Medians of one round."""
     steps: list[list[float]] = [[], [], []]
     for _ in range(runs + 3):
         at = [time.perf_counter()]
