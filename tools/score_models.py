@@ -239,7 +239,8 @@ def table(found: Sequence[Row]) -> Iterator[str]:
     for row in found:
         head = f"| {row.bundle} {row.version} | {row.file} | {row.backend} |"
         if row.fault:
-            yield f"{head} {row.fault.splitlines()[0].partition(': ')[2].replace('|', '/')[:90]} | | | |"
+            why = re.split("[(:]", row.fault.splitlines()[0].partition(": ")[2])[0].strip()
+            yield f"{head} {why} | | | |"
             continue
         told = "; ".join(f"{name} {shown(value)}" for name, value in row.metrics.items() if in_table(name))
         yield f"{head} {told} | {row.model_ms:.2f} | {row.around_ms:.2f} | {row.megabytes:.2f} |"
@@ -300,10 +301,10 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
-    if asked.write is not None:
+    scored = {row.bundle for row in found if not row.fault}
+    if asked.write is not None and scored:
         write_between(asked.write, BEGIN, END, list(table(found)))
         cv2.imwrite(str(asked.write.with_suffix(".png")), draw([asdict(row) for row in found]))
-    scored = {row.bundle for row in found if not row.fault}
     if unscored := {row.bundle for row in found} - scored:
         raise ConfigError(f"no file of {', '.join(sorted(unscored))} could be scored: the table says why")
     return 0
