@@ -174,7 +174,9 @@ INT8 and FP32 differ by less than the intervals; AUROC on held-out tiles of the 
 
 {table}
 
-`python tools/score_models.py tile-anomaly` measures this.
+`python tools/score_models.py tile-anomaly` measures this. The supervised model, tile-mobilenet 1.0.0, which was trained
+with the defects, has an AUROC of 0.976 (0.924 to 0.992) on the same list (INT8 ONNX, onnxruntime): what it costs to
+know no defect.
 
 ## Choosing
 AUROC on held-out tiles of the train list, and how much of the mean variance was added to each direction's. Of both
