@@ -18,6 +18,7 @@ import torch
 from nets import STRIDE_PX, Classifier
 from numpy.typing import NDArray
 from photos import Changes, Image, Sample, Shelf, canvas_of, changed
+from score import auroc
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -165,9 +166,3 @@ def measured(chances: NDArray[np.float64], labels: Sequence[int]) -> dict[str, f
     truth = np.array(labels)
     right = float((chances.argmax(1) == truth).mean())
     return {"auroc": auroc(1 - chances[:, 0], truth > 0), "accuracy": right}
-
-
-def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """The chance that a positive scores above a negative, ties counted half (Mann and Whitney 1947)."""
-    yes, no = scores[positive], scores[~positive]
-    return float((np.sign(yes[:, None] - no[None]) / 2 + 0.5).mean())

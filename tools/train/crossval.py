@@ -15,16 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from ballscrew import LABELS, plan_of, read_list
-from classifier import Plan, auroc, classify, fit
+from classifier import Plan, classify, fit
 from nets import NETS
 from numpy.typing import NDArray
+from paired import Run, read_run, summary
 from photos import Sample
 
 FOLDS = (  # places on the spindle; all photos of one are in one fold
@@ -33,21 +33,6 @@ FOLDS = (  # places on the spindle; all photos of one are in one fold
     ("430000_180", "585000_090", "KGT2-S"),
 )
 PAIR = ("mobilevit", "resnet50")
-RESAMPLES = 4000
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one network said of the pictures of the fold that it had not seen."""
-
-    seed: int
-    fold: int
-    net: str
-    size_px: tuple[int, int]
-    epochs: int
-    places: tuple[str, ...]  # of each picture
-    truth: tuple[int, ...]
-    scores: tuple[float, ...]  # of pitting, 0 to 1
 
 
 def main() -> None:
@@ -68,8 +53,8 @@ def main() -> None:
                 plan = replace(plan_of(width, height), epochs=epochs, seed=seed, batch=16)
                 if not asked.summary:
                     run(name, fold, plan, asked.data, asked.work)
-    runs = [_read(path) for path in sorted(asked.work.glob("*.json")) if path.name != "summary.json"]
-    found = summary(runs)
+    runs = [read_run(path) for path in sorted(asked.work.glob("*.json")) if path.name != "summary.json"]
+    found = summary(runs, *PAIR)
     output = asked.output or asked.work / "summary.json"
     output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
@@ -106,75 +91,6 @@ def _run_of(name: str, fold: int, plan: Plan, held: Sequence[Sample], scores: ND
         truth=tuple(sample.label for sample in held),
         scores=tuple(round(float(score), 5) for score in scores),
     )
-
-
-def _read(path: Path) -> Run:
-    found: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(path.read_text()).items()
-    }
-    return Run(**found)
-
-
-def summary(runs: Sequence[Run]) -> dict[str, object]:
-    """Accuracy and AUROC of each network as means over seeds and folds, and the paired difference of accuracy with its
-    95 % interval: a bootstrap that draws places, and of each the seeds, with replacement."""
-    paired = {(r.seed, r.fold) for r in runs if r.net == PAIR[0]} & {(r.seed, r.fold) for r in runs if r.net == PAIR[1]}
-    if not paired:
-        raise SystemExit("crossval: no fold has been run with both networks: run it without --summary first")
-    runs = [one for one in runs if (one.seed, one.fold) in paired]
-    found: dict[str, object] = {"runs_of_each": len(paired), "seeds": sorted({seed for seed, _ in paired})}
-    for name in PAIR:
-        mine = [one for one in runs if one.net == name]
-        found[name] = {
-            "size": "{}x{}".format(*mine[0].size_px),
-            "epochs": mine[0].epochs,
-            "accuracy": round(float(np.concatenate([_right(one) for one in mine]).mean()), 4),
-            "auroc": round(float(np.mean([_auroc(one) for one in mine])), 4),
-            "auroc_of_each": [round(_auroc(one), 4) for one in mine],
-        }
-    differences = _differences(runs)
-    low, high = _interval(differences)
-    means = [value for seeds in differences.values() for value, _ in seeds]
-    weights = [count for seeds in differences.values() for _, count in seeds]
-    found["accuracy_difference"] = round(float(np.average(means, weights=weights)), 4)
-    found["accuracy_difference_95"] = [round(low, 4), round(high, 4)]
-    found["interval"] = f"bootstrap over {len(differences)} places and the seeds of each, {RESAMPLES} draws"
-    return found
-
-
-def _right(one: Run) -> NDArray[np.float64]:
-    return np.asarray((np.array(one.scores) >= 0.5) == np.array(one.truth, bool), float)
-
-
-def _auroc(one: Run) -> float:
-    return auroc(np.array(one.scores), np.array(one.truth, bool))
-
-
-def _differences(runs: Sequence[Run]) -> dict[str, list[tuple[float, int]]]:
-    """By place, for each seed: mean of (MobileViT right) - (ResNet50 right), and of how many pictures."""
-    by = {(one.net, one.seed, one.fold): one for one in runs}
-    found: dict[str, list[tuple[float, int]]] = {}
-    for seed, fold in sorted({(one.seed, one.fold) for one in runs}):
-        ours, theirs = (by[name, seed, fold] for name in PAIR)
-        differ, places = _right(ours) - _right(theirs), np.array(ours.places)
-        for place in sorted(set(ours.places)):
-            mine = differ[places == place]
-            found.setdefault(place, []).append((float(mine.mean()), len(mine)))
-    return found
-
-
-def _interval(differences: dict[str, list[tuple[float, int]]]) -> tuple[float, float]:
-    rng, places, drawn = np.random.default_rng(0), list(differences), []
-    for _ in range(RESAMPLES):
-        total = count = 0.0
-        for number in rng.integers(len(places), size=len(places)):
-            seeds = differences[places[number]]
-            for picked in rng.integers(len(seeds), size=len(seeds)):
-                mean, pictures = seeds[picked]
-                total, count = total + mean * pictures, count + pictures
-        drawn.append(total / count)
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(low), float(high)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""The classifiers in models/: small, whole on every runtime, and as good on their test lists as their cards say."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside.cli import main
+from lineside.store.bundle import open_bundle
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools" / "train"))
+import score_models
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("tile-mobilenet", "ballscrew-mobilenet", "ballscrew-mobilevit")
+CNNS = NAMES[:2]
+LEAST_AUROC = {"tile-mobilenet": 0.97, "ballscrew-mobilenet": 0.98, "ballscrew-mobilevit": 0.98}
+BACKENDS = ("onnxruntime", "openvino", "litert")
+MOST_BYTES = 8 << 20
+# coral.ai/docs/edgetpu/models-intro, "Supported operations", by their names in TFLite
+EDGETPU = {
+    *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "EXPAND_DIMS", "FULLY_CONNECTED"),
+    *("L2_NORMALIZATION", "LOGISTIC", "LSTM", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MUL", "PACK", "PAD"),
+    *("PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR"),
+    *("RESIZE_NEAREST_NEIGHBOR", "RSQRT", "SLICE", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE"),
+    *("SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_classifier_is_small_and_tells_its_licence_and_its_scores(name: str) -> None:
+    bundle = open_bundle(ROOT / "models" / name)
+    assert {artefact.format for artefact in bundle.artefacts} >= {"onnx", "tflite"}
+    assert all(file.stat().st_size < MOST_BYTES for file in bundle.folder.rglob("*"))
+    assert bundle.licence not in ("", "not stated")
+    assert bundle.parity_sha256 is not None
+    card = (bundle.folder / "card.md").read_text()
+    assert card.startswith(f"# {name}\n")
+    for artefact in bundle.artefacts:
+        assert f"| {Path(artefact.path).name} |" in card
+    assert "## Limits" in card
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_classifier_gives_its_golden_answers(name: str, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "verify", str(ROOT / "models" / name), "--backend", backend]) == 0
+    assert "passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_answers_tell_a_drawn_defect_from_a_drawn_surface(name: str) -> None:
+    bundle = open_bundle(ROOT / "models" / name)
+    assert bundle.golden is not None
+    for artefact in bundle.artefacts:
+        clean, damaged = (case.answers[Path(artefact.path).name] for case in bundle.golden.cases)
+        assert clean[0].label == bundle.labels[0]
+        assert damaged[0].label != bundle.labels[0]
+
+
+@pytest.mark.parametrize("name", CNNS)
+def test_every_operator_is_one_that_the_edge_tpu_takes(name: str) -> None:
+    interpreter_of = pytest.importorskip("ai_edge_litert.interpreter")
+    (model,) = (ROOT / "models" / name).glob("*.tflite")
+    plain = interpreter_of.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = interpreter_of.Interpreter(str(model), experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    operators = {operator["op_name"] for operator in interpreter._get_ops_details()}
+    assert sorted(operators - EDGETPU) == []
+    kinds = [tensor["dtype"] for tensor in (*interpreter.get_input_details(), *interpreter.get_output_details())]
+    assert kinds == [np.int8, np.int8]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backend", ["onnxruntime", "litert"])
+def test_a_classifier_tells_defect_from_none_on_its_test_list(name: str, backend: str, data: Path) -> None:
+    bundle = open_bundle(ROOT / "models" / name)
+    rows = list(score_models.rows(bundle, score_models.SCORED_ON[name], data, [backend], []))
+    assert rows
+    for row in rows:
+        assert row.fault == ""
+        assert row.metrics["AUROC"].value >= LEAST_AUROC[name]
