@@ -21,7 +21,7 @@ import cv2
 import torch
 from classifier import Plan, classify, fit, measured
 from nets import NETS, Classifier
-from photos import Image, Sample
+from photos import Image, Sample, by_size_alone
 
 from lineside.quantize.pytorch import export
 
@@ -85,7 +85,8 @@ def make(job: Job, asked: argparse.Namespace) -> None:
     scores = scored(job.told.name, bundle, work, data)
     curve = json.loads((work / "chosen" / "curve.json").read_text())
     validation = VALIDATION.format(count=len(held), groups=len({sample.group for sample in held}), **seen)
-    text = card_classifier.card(job.head, curve, scores, validation, job.tail)
+    head = job.head.format(by_size=f"{by_size_alone(job.train, job.test):.2f}")
+    text = card_classifier.card(head, curve, scores, validation, job.tail)
     (bundle / "card.md").write_text(text)
     publish(bundle, asked.output)
 
