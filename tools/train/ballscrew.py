@@ -74,7 +74,9 @@ def read_list(folder: Path, name: str) -> list[Sample]:
 def plan_of(width_px: int, height_px: int) -> Plan:
     """Pictures are stretched to one size, whatever theirs is: in the train list the larger ones all show pitting."""
     spec = InputSpec(width_px, height_px, "rgb", "nchw", *IMAGENET, resize="stretch")
-    return Plan(spec, LABELS, Changes(paste=(1,), border=cv2.BORDER_REFLECT_101), epochs=10)
+    # pits are on the raceway, so a pasted one stays near its height, and the thread keeps its light from above
+    changes = Changes(paste=(1,), paste_within=0.06, flips="x", border=cv2.BORDER_REFLECT_101)
+    return Plan(spec, LABELS, changes, epochs=10)
 
 
 HEAD = """\

@@ -41,6 +41,8 @@ class Changes:
     gain: float = 0.3
     paste: tuple[int, ...] = ()  # classes whose defects are also put into pictures without one
     paste_share: float = 0.35  # of those pictures
+    paste_within: float = 1.0  # of the picture's sides: how far from where the defect was
+    flips: str = "xy"
     border: int = cv2.BORDER_CONSTANT
 
 
@@ -100,7 +102,7 @@ def changed(
     donors = shelf.with_labels(changes.paste)
     if label == 0 and donors and rng.random() < changes.paste_share:
         donor = int(rng.choice(donors))
-        pasted = paste(image, *shelf.get(donor), rng)
+        pasted = paste(image, *shelf.get(donor), changes.paste_within, rng)
         if pasted is not None:
             (image, mask), label = pasted, shelf.samples[donor].label
     drawn = int(mask.sum())
@@ -110,7 +112,7 @@ def changed(
         if not drawn or moved.sum() > 0.4 * drawn * abs(np.linalg.det(move[:, :2])):
             break
     else:
-        move = _move(image, spec, Changes(0, 0, 0, 0), rng)
+        move = _move(image, spec, Changes(0, 0, 0, 0, flips=""), rng)
         moved = _warp(mask, move, spec, cv2.BORDER_CONSTANT, 0)
     canvas = _warp(image, move, spec, changes.border, spec.pad_value)
     return _relit(canvas, changes.gain, rng), moved, label
@@ -151,7 +153,7 @@ def _move(image: Image, spec: InputSpec, changes: Changes, rng: np.random.Genera
     )
     scale = 1 + rng.uniform(-changes.scale, changes.scale)
     stretch = 1 + rng.uniform(-changes.aspect, changes.aspect)
-    flip_x, flip_y = (rng.choice((-1, 1)) if changes.scale else 1 for _ in range(2))
+    flip_x, flip_y = (rng.choice((-1, 1)) if axis in changes.flips else 1 for axis in "xy")
     angle = np.deg2rad(rng.uniform(-changes.turn_deg, changes.turn_deg))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = turn @ np.diag((flip_x * scale * stretch, flip_y * scale / stretch))
@@ -178,7 +180,7 @@ def _relit(canvas: Image, gain: float, rng: np.random.Generator) -> Image:
     return canvas
 
 
-def paste(onto: Image, donor: Image, where: Mask, rng: np.random.Generator) -> tuple[Image, Mask] | None:
+def paste(onto: Image, donor: Image, where: Mask, within: float, rng: np.random.Generator) -> tuple[Image, Mask] | None:
     """One defect of the donor put into another picture, its light that of the place; None: it does not fit."""
     count, _, boxes, _ = cv2.connectedComponentsWithStats(where)
     if count < 2:
@@ -195,7 +197,8 @@ def paste(onto: Image, donor: Image, where: Mask, rng: np.random.Generator) -> t
     rows_free, columns_free = onto.shape[0] - shape.shape[0], onto.shape[1] - shape.shape[1]
     if min(rows_free, columns_free) < 8 or shape.sum() < 4:
         return None
-    y, x = (int(rng.uniform(0.1, 0.9) * free) for free in (rows_free, columns_free))
+    y = _near(rows.start / donor.shape[0] * onto.shape[0], rows_free, within * onto.shape[0], rng)
+    x = _near(columns.start / donor.shape[1] * onto.shape[1], columns_free, within * onto.shape[1], rng)
     place = onto[y : y + shape.shape[0], x : x + shape.shape[1]].astype(np.float32)
     near = shape == 0
     gains = (place[near].mean(0) + 4) / (patch[near].mean(0) + 4) if near.any() else np.ones(3)
@@ -205,3 +208,10 @@ def paste(onto: Image, donor: Image, where: Mask, rng: np.random.Generator) -> t
     image[y : y + shape.shape[0], x : x + shape.shape[1]] = np.clip(place + soft * (lit - place), 0, 255)
     mask[y : y + shape.shape[0], x : x + shape.shape[1]] = shape
     return image, mask
+
+
+def _near(place_px: float, free_px: int, within_px: float, rng: np.random.Generator) -> int:
+    """A place along one side, as near as that; never at the very edge."""
+    least, most = 0.05 * free_px, 0.95 * free_px
+    low, high = np.clip((place_px - within_px, place_px + within_px), least, most)
+    return int(rng.uniform(low, high))
