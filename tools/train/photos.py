@@ -39,6 +39,7 @@ class Changes:
     turn_deg: float = 4.0
     shift: float = 0.08  # of the canvas
     gain: float = 0.3
+    rough: float = 0.4  # share of pictures that are made less sharp or noisy, as another camera or file size would
     paste: tuple[int, ...] = ()  # classes whose defects are also put into pictures without one
     paste_share: float = 0.35  # of those pictures
     paste_within: float = 1.0  # of the picture's sides: how far from where the defect was
@@ -115,7 +116,7 @@ def changed(
         move = _move(image, spec, Changes(0, 0, 0, 0, flips=""), rng)
         moved = _warp(mask, move, spec, cv2.BORDER_CONSTANT, 0)
     canvas = _warp(image, move, spec, changes.border, spec.pad_value)
-    return _relit(canvas, changes.gain, rng), moved, label
+    return _roughened(_relit(canvas, changes.gain, rng), changes.rough, rng), moved, label
 
 
 def size_of(spec: InputSpec) -> tuple[int, int]:
@@ -165,16 +166,19 @@ def _move(image: Image, spec: InputSpec, changes: Changes, rng: np.random.Genera
 
 
 def _relit(canvas: Image, gain: float, rng: np.random.Generator) -> Image:
-    """Other exposure, contrast and colour; at times less sharp or with noise, as another size of the file would be."""
+    """Other exposure, contrast and colour."""
     levels = 255 * (np.arange(256) / 255) ** np.exp(rng.uniform(-gain, gain))
     mean = levels[int(canvas.mean())]
     levels = mean + (levels - mean) * (1 + rng.uniform(-gain, gain))
-    tints = levels[:, None] * (1 + rng.uniform(-gain, gain)) * (1 + rng.uniform(-0.05, 0.05, 3))
-    canvas = np.asarray(cv2.LUT(canvas, np.clip(tints, 0, 255).astype(np.uint8)[None]), np.uint8)
+    tints = levels[:, None] * (1 + rng.uniform(-gain, gain)) * (1 + rng.uniform(-gain / 6, gain / 6, 3))
+    return np.asarray(cv2.LUT(canvas, np.clip(np.round(tints), 0, 255).astype(np.uint8)[None]), np.uint8)
+
+
+def _roughened(canvas: Image, share: float, rng: np.random.Generator) -> Image:
     chance = rng.random()
-    if chance < 0.2:
+    if chance < share / 2:
         return np.asarray(cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.3, 0.8)), np.uint8)
-    if chance < 0.4:
+    if chance < share:
         noise = rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(1, 5))
         return np.asarray(np.clip(canvas + noise, 0, 255), np.uint8)
     return canvas
