@@ -1,0 +1,123 @@
+"""How much sooner a bundle answers than ResNet50 in FP32, with the same input, on each backend, one thread:
+
+    python tools/train/reference.py models/ballscrew-mobilevit --work build/reference
+
+ResNet50's weights are random: they do not change its time. OpenVINO computes it in FP32, which it would not by itself
+where the processor has bfloat16. Every model has its turn in every round, so that all see the same noise.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (torch is not installed where types are checked)
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from nets import resnet50
+
+from lineside.contracts import Backend
+from lineside.hal import board, choose, profile
+from lineside.quantize.pytorch import export
+from lineside.records import Artefact
+from lineside.store.bundle import Bundle, open_bundle, sha256_of
+
+ROUNDS, RUNS = 7, 5
+BACKENDS = {"onnxruntime": ("onnx",), "openvino": ("onnx", "openvino"), "litert": ("tflite",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One file on one backend, and the reference there: medians of one thread, ms."""
+
+    backend: str
+    file: str
+    precision: str
+    ms: float
+    reference_ms: float
+    times_sooner: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", help="folder of the bundle")
+    parser.add_argument("--work", type=Path, default=Path("build/reference"), help="where the reference is exported")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write it there, too")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    bundle = open_bundle(asked.bundle)
+    asked.work.mkdir(parents=True, exist_ok=True)
+    found = [one for name in BACKENDS for one in timed(bundle, references(bundle, asked.work), name)]
+    for one in found:
+        sooner = f"{one.times_sooner:.2f} times as fast as ResNet50 FP32, {one.reference_ms:.2f} ms"
+        print(f"{one.backend:12} {one.file:36} {one.precision:6} {one.ms:8.2f} ms: {sooner}")
+    if asked.json:
+        rows = [{name: getattr(one, name) for name in one.__slots__} for one in found]
+        asked.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def references(bundle: Bundle, work: Path) -> list[Artefact]:
+    """ResNet50 with the bundle's input, float, as ONNX and TFLite; exported once."""
+    spec, program = bundle.input, work / "resnet50.pt2"
+    assert spec.width_px is not None
+    assert spec.height_px is not None
+    if not program.exists():
+        torch.manual_seed(0)
+        sample = torch.zeros(1, 3, spec.height_px, spec.width_px)
+        torch.export.save(torch.export.export(resnet50(len(bundle.labels)).eval(), (sample,)), str(program))
+    paths = [work / "model.onnx", work / "model.tflite"]
+    if not all(path.exists() for path in paths):
+        export(str(program), None, work)
+    formats = (("onnx", "nchw"), ("tflite", "nhwc"))
+    return [
+        Artefact(str(path.resolve()), name, "fp32", sha256_of(path), layout)  # type: ignore[arg-type]
+        for path, (name, layout) in zip(paths, formats, strict=True)
+    ]
+
+
+def timed(bundle: Bundle, references: list[Artefact], name: str) -> Iterator[Timed]:
+    """The bundle's files of one backend, beside the reference."""
+    spec = bundle.input
+    mine = [artefact for artefact in bundle.artefacts if artefact.format in BACKENDS[name]]
+    theirs = next(artefact for artefact in references if artefact.format in BACKENDS[name])
+    opened = [_open(bundle, artefact, name) for artefact in (*mine, theirs)]
+    canvas = np.random.default_rng(0).integers(0, 256, (spec.height_px or 0, spec.width_px or 0, 3), np.uint8)
+    times: list[list[float]] = [[] for _ in opened]
+    for _ in range(ROUNDS):
+        for backend, found in zip(opened, times, strict=True):
+            for _ in range(RUNS):
+                began = time.perf_counter()
+                backend.infer(canvas)
+                found.append(1000 * (time.perf_counter() - began))
+    *medians, reference = (statistics.median(found) for found in times)
+    for artefact, median in zip(mine, medians, strict=True):
+        yield Timed(
+            name,
+            Path(artefact.path).name,
+            artefact.precision,
+            round(median, 3),
+            round(reference, 3),
+            round(reference / median, 2),
+        )
+
+
+def _open(bundle: Bundle, artefact: Artefact, name: str) -> Backend:
+    return choose.open_backend(
+        [artefact],
+        bundle.input,
+        profile=profile.match(board.read()),
+        backend=name,
+        threads=1,
+        options={"openvino": {"precision": "f32"}},
+    ).backend
+
+
+if __name__ == "__main__":
+    main()
