@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -43,11 +44,12 @@ def main() -> None:
         golden={"ok": drawn.spindle(defect=False), "pitting": drawn.spindle(defect=True)},
     )
     head = HEAD.replace("{name}", name).replace("{architecture}", ARCHITECTURE[asked.net])
+    first = plan_of(WIDTH_PX, HEIGHT_PX)
     job = release.Job(
         told=told,
         net=asked.net,
-        plan=plan_of(WIDTH_PX, HEIGHT_PX),
-        more_epochs=MORE_EPOCHS,
+        first=first,
+        second=replace(first, epochs=MORE_EPOCHS, rate=first.rate / 2, seed=2),
         train=read_list(folder, "train"),
         test=read_list(folder, "test"),
         held_out=HELD_OUT,

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import card_classifier
@@ -47,8 +47,8 @@ class Job:
 
     told: Told
     net: str  # of nets.NETS
-    plan: Plan  # of the first stage, which leaves `held_out` groups aside to see how good it is
-    more_epochs: int  # of the second, which takes all
+    first: Plan  # of the stage that leaves `held_out` groups aside, to see how good it is
+    second: Plan  # of the stage that goes on with all
     train: Sequence[Sample]
     test: Sequence[Sample]
     held_out: frozenset[str]
@@ -71,17 +71,16 @@ def make(job: Job, asked: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     held = [sample for sample in job.train if sample.group in job.held_out]
     rest = [sample for sample in job.train if sample.group not in job.held_out]
-    torch.manual_seed(job.plan.seed)
-    net = NETS[job.net](len(job.plan.labels), data / "models/classify/mobilenet_v2_224_fp32.onnx")
-    net = fit(net, rest, job.plan, work / "chosen", held)
+    torch.manual_seed(job.first.seed)
+    net = NETS[job.net](len(job.first.labels), data / "models/classify/mobilenet_v2_224_fp32.onnx")
+    net = fit(net, rest, job.first, work / "chosen", held)
     labels = [sample.label for sample in held]
-    seen = measured(classify(net, held, job.plan), labels)
+    seen = measured(classify(net, held, job.first), labels)
     print(f"{job.told.name}: validation {seen}", flush=True)
     if asked.validate:
         return
-    second = replace(job.plan, epochs=job.more_epochs, rate=job.plan.rate / 2, seed=job.plan.seed + 1)
-    net = fit(net, job.train, second, work / "all")
-    bundle = release(net, job.plan, job.told, job.train, job.test, work)
+    net = fit(net, job.train, job.second, work / "all")
+    bundle = release(net, job.second, job.told, job.train, job.test, work)
     scores = scored(job.told.name, bundle, work, data)
     curve = json.loads((work / "chosen" / "curve.json").read_text())
     validation = VALIDATION.format(count=len(held), groups=len({sample.group for sample in held}), **seen)
