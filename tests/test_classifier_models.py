@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lineside.cli import main
+from lineside.store import passport
 from lineside.store.bundle import open_bundle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -38,6 +39,9 @@ def test_a_classifier_is_small_and_tells_its_licence_and_its_scores(name: str) -
     assert all(file.stat().st_size < MOST_BYTES for file in bundle.folder.rglob("*"))
     assert bundle.licence not in ("", "not stated")
     assert bundle.parity_sha256 is not None
+    measured = passport.read(bundle.folder, bundle.parity_sha256)
+    assert measured.reference.is_fp32
+    assert not any("/" in one.why for one in measured.not_run)  # no path of the machine that measured
     card = (bundle.folder / "card.md").read_text()
     assert card.startswith(f"# {name}\n")
     for artefact in bundle.artefacts:

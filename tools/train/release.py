@@ -152,7 +152,7 @@ def release(
         *("--labels", work / "labels.txt", "--decode", "classify", "--scores", "logit", "--resize", spec.resize),
         *("--color", "rgb", "--mean", ",".join(map(str, spec.mean)), "--std", ",".join(map(str, spec.std))),
         *("--pad-value", spec.pad_value, "--name", told.name, "--version", told.version, "--licence", told.licence),
-        *("--source", told.source, "--max-flips", told.max_flips),
+        *("--source", told.source, "--max-flips", told.max_flips, "--validation", 200),
     )
     shown = [work / "pictures" / f"{name}.png" for name in told.golden]
     lineside("bundle", "golden", work / "quantised", *shown, "-o", work / "golden")
