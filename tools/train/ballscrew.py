@@ -122,7 +122,10 @@ TAIL = """\
 ## Limits
 Two spindles, one camera, one light. Pits of a few pixels (the first days) are what escapes; what counts as the first
 day is the authors' eye: in a few photos of one place faint damage is drawn on one day and not on the next. Soil grows
-with time as damage does; it is not labelled. Other screws, cameras and distances were not tried.
+with time as damage does; it is not labelled. Other screws, cameras and distances were not tried. The validation shows
+how a new place can fail: one held-out place has a mark beside the raceway, on its first photo as on its last, and after
+the first stage the model called most of its good photos pitting. Look at the good photos of a new place before you
+trust it.
 
 Times beside ResNet50 in FP32, and accuracy beside it with places held out in turn: docs/models.md, "Beside ResNet50".
 
@@ -130,8 +133,9 @@ Times beside ResNet50 in FP32, and accuracy beside it with places held out in tu
 Two surfaces that tools/train/drawn.py draws, with and without a pit; no photo of the dataset is in the bundle.
 
 ## Made by
-`python tools/train/ballscrew.py {net} --work build/{name} -o models/{name}` (torch 2.13.0 on a CPU with bfloat16
-autocast, one thread). Another processor rounds differently, so weights and scores will differ a little.
+`python tools/train/ballscrew.py {net} --work build/{name} -o models/{name}`
+(torch 2.13.0 on a CPU with bfloat16 autocast, one thread). Another processor rounds differently, so weights and scores
+will differ a little.
 """
 
 DATA_TERMS = """
