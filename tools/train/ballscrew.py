@@ -106,8 +106,9 @@ ARCHITECTURE = {
     "mobilenet": """\
 - MobileNetV2 down to its map of stride 16 (40 x 16), widened to 576 channels; one look at the mean over the map and one
   at the spot of it that stands out most.
-- INT8: ONNX (activations uint8, weights int8 per channel) and full-integer TFLite (int8 in and out), made by `lineside
-  quantize`; quantize.md says how and what it changed, parity.json how far each is from FP32.""",
+- INT8: ONNX (activations uint8, weights int8 per channel) and full-integer TFLite (int8 in and out, all of it
+  operators that the Edge TPU's compiler lists), made by `lineside quantize`; quantize.md says how and what it changed,
+  parity.json how far each is from FP32.""",
     "mobilevit": """\
 - MobileViT blocks (Mehta and Rastegari 2021: a convolution, transformer layers over the pixels of the map, a
   convolution over both) behind the stages of 64 and 96 channels of a MobileNetV2; the widths are MobileNetV2's, so that

@@ -110,8 +110,9 @@ break, crack, fray or uneven. The decision that a line needs is 1 - P(free).
 - MobileNetV2 down to its map of stride 16 (20 x 20), widened to 576 channels; one look at the mean over the map and one
   at the spot of it that stands out most. In training a third output told for each spot of the map what it shows, from
   the masks; it is not in the files.
-- INT8: ONNX (activations uint8, weights int8 per channel) and full-integer TFLite (int8 in and out), made by `lineside
-  quantize`; quantize.md says how and what it changed, parity.json how far each is from FP32.
+- INT8: ONNX (activations uint8, weights int8 per channel) and full-integer TFLite (int8 in and out, all of it
+  operators that the Edge TPU's compiler lists), made by `lineside quantize`; quantize.md says how and what it changed,
+  parity.json how far each is from FP32.
 
 ## Data
 542 photos of the train list, each turned, scaled, relit and blurred a little anew each time; into some photos without
