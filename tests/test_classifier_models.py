@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lineside.cli import main
@@ -19,18 +18,9 @@ import score_models
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "models").is_dir(), reason="the wheel holds the model of the demo only")
 NAMES = ("tile-mobilenet", "ballscrew-mobilenet", "ballscrew-mobilevit")
-CNNS = NAMES[:2]
 LEAST_AUROC = {"tile-mobilenet": 0.97, "ballscrew-mobilenet": 0.98, "ballscrew-mobilevit": 0.98}
 BACKENDS = ("onnxruntime", "openvino", "litert")
 MOST_BYTES = 8 << 20
-# coral.ai/docs/edgetpu/models-intro, "Supported operations", by their names in TFLite
-EDGETPU = {
-    *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "EXPAND_DIMS", "FULLY_CONNECTED"),
-    *("L2_NORMALIZATION", "LOGISTIC", "LSTM", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MUL", "PACK", "PAD"),
-    *("PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR"),
-    *("RESIZE_NEAREST_NEIGHBOR", "RSQRT", "SLICE", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE"),
-    *("SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV"),
-}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,19 +55,6 @@ def test_golden_answers_tell_a_drawn_defect_from_a_drawn_surface(name: str) -> N
         clean, damaged = (case.answers[Path(artefact.path).name] for case in bundle.golden.cases)
         assert clean[0].label == bundle.labels[0]
         assert damaged[0].label != bundle.labels[0]
-
-
-@pytest.mark.parametrize("name", CNNS)
-def test_every_operator_is_one_that_the_edge_tpu_takes(name: str) -> None:
-    interpreter_of = pytest.importorskip("ai_edge_litert.interpreter")
-    (model,) = (ROOT / "models" / name).glob("*.tflite")
-    plain = interpreter_of.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = interpreter_of.Interpreter(str(model), experimental_op_resolver_type=plain)
-    interpreter.allocate_tensors()
-    operators = {operator["op_name"] for operator in interpreter._get_ops_details()}
-    assert sorted(operators - EDGETPU) == []
-    kinds = [tensor["dtype"] for tensor in (*interpreter.get_input_details(), *interpreter.get_output_details())]
-    assert kinds == [np.int8, np.int8]
 
 
 @pytest.mark.parametrize("name", NAMES)

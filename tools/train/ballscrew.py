@@ -115,8 +115,10 @@ ARCHITECTURE = {
   those layers begin with its weights of ImageNet. There were none of MobileViT itself. One look at the mean over the
   map of stride 16 (40 x 16), and one at the spot of it that stands out most.
 - INT8: convolutions and fully connected layers only; attention (its products and softmax), layer norms and what joins
-  them stay in float, on the CPU. Made by `lineside quantize`; quantize.md says how and what it changed, parity.json how
-  far each file is from FP32.""",
+  them stay in float, on the CPU. Beside an Edge TPU that leaves of the TFLite file all but convolutions there: PAD,
+  QUANTIZE, DEQUANTIZE, ADD, TRANSPOSE, RESHAPE, MEAN, SQUARED_DIFFERENCE, RSQRT, MUL, SUB, SLICE, FULLY_CONNECTED (of
+  tokens), BATCH_MATMUL, SOFTMAX, CONCATENATION, AVERAGE_POOL_2D, MAX_POOL_2D. Made by
+  `lineside quantize`; quantize.md says how and what it changed, parity.json how far each file is from FP32.""",
 }
 
 TAIL = """\
