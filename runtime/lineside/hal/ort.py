@@ -34,6 +34,9 @@ _OPTIONS: dict[str, type] = {
     "gpu_memory_mb": int,
     "cudnn_search": str,  # exhaustive | heuristic | default
 }
+# ONNX Runtime (1.21 and later) rounds the weights of a layer that a quantised model leaves in float to INT8, with one
+# scale for all channels, where tensors beside it are quantised: it undoes what mixed precision is for.
+_UNASKED = ["WeightBiasQuantization"]
 _REMEDY = {
     "cuda": "install 'lineside[onnxruntime-gpu]' in place of 'lineside[onnxruntime]', and CUDA with cuDNN",
     "tensorrt": "install 'lineside[onnxruntime-gpu]' in place of 'lineside[onnxruntime]', and TensorRT",
@@ -72,7 +75,9 @@ class OrtBackend:
         providers = _providers(artefact, kind, int(number or 0), options, cache_dir, ort)
         session_options = _session_options(ort, threads or max(1, allowed_cores() // slots), options)
         try:
-            self._session = ort.InferenceSession(artefact.path, session_options, providers=providers)
+            self._session = ort.InferenceSession(
+                artefact.path, session_options, providers=providers, disabled_optimizers=_UNASKED
+            )
         except Exception as error:  # its error classes share no base
             if kind != "cpu" and "InvalidProtobuf" not in type(error).__name__:
                 raise DeviceError(
