@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 from lineside.cli import main
 from lineside.records import Finding
 from lineside.store.bundle import open_bundle
 from lineside.store.golden import Case, Golden, Said, Tolerance, differences
+from quantizing import save
 from rig import Daemon, fake_bundle, fake_profile, pictures
 
 BOX = (10.0, 10.0, 50.0, 60.0)
@@ -66,6 +68,12 @@ def test_a_classifier_must_give_every_score() -> None:
     assert len(compared(answers, Finding("bad", 1, 0.9), Finding("ok", 0, 0.1), task="classify")) == 2
 
 
+def test_of_a_thousand_classes_a_weak_one_need_not_be_among_the_best() -> None:
+    answers = golden(Said(label="ok", score=0.9), Said(label="tenth", score=0.01), score=0.1)
+    assert compared(answers, Finding("ok", 0, 0.9), Finding("other", 2, 0.02), task="classify") == []
+    assert len(compared(answers, Finding("tenth", 1, 0.02), task="classify")) == 1
+
+
 def test_of_another_file_nothing_is_known() -> None:
     answers = golden()
     assert "no golden answer" in differences(answers.cases[0], "other.tflite", (), "detect", answers, 0.25)[0]
@@ -109,6 +117,31 @@ def test_golden_answers_are_what_the_model_said_when_they_were_made(
     assert len(made.golden.cases) == 1
     assert main(["bundle", "verify", str(tmp_path / "new"), "--backend", backend]) == 0
     assert "1 pictures" in capsys.readouterr().out
+
+
+def test_a_picture_whose_answer_hangs_on_a_grey_level_is_refused(
+    tmp_path: Path, bright: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 128 on the average: a grey level more in one pixel is bright, one less is dark."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Sub", ["mean", "middle"], ["above"]),
+        helper.make_node("Mul", ["above", "gain"], ["steep"]),
+        helper.make_node("Mul", ["steep", "signs"], ["logits"]),
+    ]
+    held = {"middle": np.float32([128]), "gain": np.float32([5000]), "signs": np.float32([[-1, 1]])}
+    model = save(tmp_path / "model.onnx", nodes, held, [1, 3, 32, 32], {"logits": [1, 2]})
+    (tmp_path / "labels.txt").write_text("dark\nbright\n")
+    words = ["--labels", str(tmp_path / "labels.txt"), "--mean", "0", "--std", "1", "-o", str(tmp_path / "bundle")]
+    assert main(["bundle", "new", str(model), *words]) == 0
+    golden = ["bundle", "golden", str(tmp_path / "bundle")]
+    assert main([*golden, *bright, "-o", str(tmp_path / "new")]) == 78
+    error = capsys.readouterr().err
+    assert f"{bright[1]}: model.onnx: " in error
+    assert "once pixels change by one grey level" in error
+    assert bright[0] not in error
+    assert not (tmp_path / "new").exists()
+    assert main([*golden, bright[0], bright[2], "-o", str(tmp_path / "new")]) == 0
 
 
 def test_a_model_that_answers_otherwise_fails(shipped_golden: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lineside.records import Artefact, Finding
+    from lineside.records import Artefact, Finding, Image, Task
     from lineside.store.bundle import Bundle
+    from lineside.store.golden import Golden
+
+_SHAKES = 4
 
 
 def add_arguments(verbs: Any) -> None:
@@ -46,27 +49,60 @@ def golden(args: argparse.Namespace) -> int:
     names = [f"{FOLDER}/{number}{path.suffix.lower()}" for number, path in enumerate(args.picture)]
     pictures = [(read_image(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in args.picture]
     answers: list[dict[str, tuple[Said, ...]]] = [{} for _ in pictures]
+    shaken: list[dict[str, list[tuple[Finding, ...]]]] = [{} for _ in pictures]
     for artefact in bundle.artefacts:
         eye = Eye(_only(bundle, artefact), _first_backend(artefact), None)
         file = Path(artefact.path).name
-        for (image, _), said in zip(pictures, answers, strict=True):
+        for (image, _), said, moved in zip(pictures, answers, shaken, strict=True):
             found = findings_of(eye.look(image), bundle.labels)
             said[file] = tuple(Said(label=f.label, score=round(f.score, 5), box=_rounded(f)) for f in found)
+            moved[file] = [findings_of(eye.look(other), bundle.labels) for other in _shaken(image)]
         print(f"{file}: {', '.join(str(len(said[file])) for said in answers)} findings on {eye.backend}")
     try:
         tolerance = Tolerance(score=args.score, iou=args.iou)
     except ValueError as error:
         raise ConfigError(f"--score {args.score}, --iou {args.iou}: {error}") from error
     cases = [Case(image=n, sha256=sha, answers=a) for n, (_, sha), a in zip(names, pictures, answers, strict=True)]
+    golden = Golden(min_score=bundle.settings.min_score, tolerance=tolerance, cases=tuple(cases))
+    _check_steady(args.picture, shaken, golden, bundle.task)
     made = pack_golden(
         bundle,
         args.output,
-        Golden(min_score=bundle.settings.min_score, tolerance=tolerance, cases=tuple(cases)),
+        golden,
         args.picture,
         args.version or bundle.version,
     )
     print(f"bundle {made.folder}: {made.name} {made.version}, {made.digest[:19]}...")
     return 0
+
+
+def _shaken(image: Image) -> Iterator[Image]:
+    """The picture a few times, each pixel up or down by one grey level or not at all: as far as the resize of one
+    processor's OpenCV is from another's (docs/hardware.md)."""
+    import numpy as np
+
+    for seed in range(_SHAKES):
+        step = np.random.default_rng(seed).integers(-1, 2, image.shape, np.int16)
+        yield np.clip(image + step, 0, 255).astype(np.uint8)
+
+
+def _check_steady(
+    paths: list[Path], shaken: list[dict[str, list[tuple[Finding, ...]]]], golden: Golden, task: Task
+) -> None:
+    """Raises ConfigError that names the pictures whose answers hang on a grey level: a sound device would fail them."""
+    from lineside.errors import ConfigError
+    from lineside.store.golden import differences
+
+    lines = []
+    for path, case, seen in zip(paths, golden.cases, shaken, strict=True):
+        for file, tries in seen.items():
+            found = [line for each in tries for line in differences(case, file, each, task, golden, golden.min_score)]
+            if found:
+                lines.append(f"{path}: {file}: {found[0].partition(': ')[2]}, once pixels change by one grey level")
+    if lines:
+        raise ConfigError(
+            *lines, "a sound device that rounds otherwise would fail these: choose other pictures, or a wider --score"
+        )
 
 
 def verify(args: argparse.Namespace) -> int:
