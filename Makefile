@@ -16,10 +16,13 @@ demo: $(STAMPS)/demo  ## parts on a belt become decisions on MQTT; CLIP=path.mp4
 	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 test: setup  ## every test but the slow ones; PYTEST='-k gate -x' narrows it
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not exporter and not slow" $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not exporter and not slow and not arm" $(PYTEST)
 
 test-slow: setup  ## tests that take more than 20 seconds each
 	@$(BIN)/python -m pytest -m slow $(PYTEST)
+
+test-arm: $(STAMPS)/arm  ## the models and the whole program on an emulated ARM board (a minute, 450 MB)
+	@$(BIN)/python -m pytest -m arm tests/test_arm.py $(PYTEST)
 
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
 	@tools/test_wheel.sh $(PYTEST)
@@ -45,14 +48,16 @@ soak: setup  ## kill, cut and unplug a running line hundreds of times: is anythi
 
 setup: $(STAMPS)/dev $(STAMPS)/legacy $(STAMPS)/system $(STAMPS)/js  ## what `make test` needs, without running it
 
+$(STAMPS)/arm: tools/setup_arm.sh $(STAMPS)/dev
+
 $(STAMPS)/js: tests/js/package-lock.json $(STAMPS)/system
 
 $(STAMPS)/%: pyproject.toml tools/setup.sh
 	@tools/setup.sh $*
 
 clean:  ## remove whatever the targets above made, the virtual environment included
-	rm -rf $(VENV) .venv-legacy tests/js/node_modules build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-legacy .venv-arm tests/js/node_modules build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-wheel test-exporters check bench models-report soak setup clean
+.PHONY: help demo test test-slow test-arm test-wheel test-exporters check bench models-report soak setup clean

@@ -144,7 +144,9 @@ def rows(folder: Path, kind: str) -> list[tuple[int, int, dict[str, Any]]]:
 class Daemon:
     """`lineside run` on a configuration, as a process. A context that leaves none behind."""
 
-    def __init__(self, folder: Path, config: str | Path, *, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, config: str | Path, *, prefix: Sequence[str] = (), python: str = sys.executable
+    ) -> None:
         self.folder = folder
         self.env = environment(folder)
         self.config = config if isinstance(config, Path) else folder / "lineside.toml"
@@ -152,11 +154,11 @@ class Daemon:
             self.config.write_text(config)
         self.socket = folder / "run" / "control.sock"
         self._log = folder / "daemon.log"
-        self._prefix = list(prefix)
+        self._prefix, self._python = list(prefix), python
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Daemon:
-        command = [*self._prefix, sys.executable, "-m", "lineside.cli", "run", str(self.config)]
+        command = [*self._prefix, self._python, "-m", "lineside.cli", "run", str(self.config)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.env, stdin=subprocess.DEVNULL)
         return self

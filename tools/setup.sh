@@ -3,6 +3,7 @@
 #   tools/setup.sh demo     .venv with the extra `demo`
 #   tools/setup.sh dev      .venv with everything that the tests and checks import
 #   tools/setup.sh legacy   .venv-legacy with the old tflite_runtime that Coral boxes have (where there is a Python 3.11)
+#   tools/setup.sh arm      .venv-arm: an emulated ARM64 Python with lineside's runtimes (on Debian); see setup_arm.sh
 #   tools/setup.sh js       tests/js/node_modules, the tests' peers in JavaScript (where there is npm)
 #   tools/setup.sh system   Debian packages of the tests' real peers (broker, cameras, systemd); named if not installable
 set -euo pipefail
@@ -75,6 +76,14 @@ make_js() {
   twice npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund
 }
 
+make_arm() {
+  if ! command -v dpkg-deb apt-get >/dev/null || [[ $(dpkg --print-architecture) != amd64 ]]; then
+    say "not a Debian on x86-64: tests on an emulated ARM board are skipped"
+    return
+  fi
+  tools/setup_arm.sh || say "tests on an emulated ARM board are skipped"
+}
+
 install_packages() {
   local missing=() package apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q)
   if ! command -v dpkg-query >/dev/null; then
@@ -111,7 +120,8 @@ case ${1:-} in
   legacy) make_legacy ;;
   system) install_packages ;;
   js) make_js ;;
-  *) say "usage: tools/setup.sh demo|dev|legacy|system|js" && exit 64 ;;
+  arm) make_arm ;;
+  *) say "usage: tools/setup.sh demo|dev|legacy|system|js|arm" && exit 64 ;;
 esac
 mkdir -p "$STAMPS"
 touch "$STAMPS/$1"
