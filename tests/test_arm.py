@@ -35,8 +35,8 @@ FOREIGN = {  # INT8 from end to end, not trained here
 }
 RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}
 
-# argv: a JSON list of [key, backend, file, format, [width, height], color, layout, mean, std], a folder with canvas.npz,
-# where the answers go
+# argv: a JSON list of [key, backend, file, format, [width, height], color, layout, mean, std]; a folder with
+# canvas.npz; where the answers go
 ANSWER = """
 import json, sys
 from pathlib import Path
@@ -91,7 +91,13 @@ def jobs_of(name: str) -> list[list[Any]]:
     for one in bundle.artefacts:
         spec = bundle.input_for(one)
         if one.format in RUNTIMES and one.precision != "fp32":
-            how = [[spec.width_px or 320, spec.height_px or 320], spec.color, spec.layout, list(spec.mean), list(spec.std)]
+            how = [
+                [spec.width_px or 320, spec.height_px or 320],
+                spec.color,
+                spec.layout,
+                list(spec.mean),
+                list(spec.std),
+            ]
             key = f"{name}/{RUNTIMES[one.format]}/{one.precision}"
             found.append([key, RUNTIMES[one.format], one.path, one.format, *how])
     return found

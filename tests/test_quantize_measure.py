@@ -137,6 +137,7 @@ class Table:
         self.network = Network(Path("none"), "image", blocks, ("tail",), attention=False)
         self.made: list[str] = []
         self.alone = 0
+        self.now_s, self.make_s, self.drift_s = 0.0, 3.0, 1.0
 
     def _flips(self, method: Method, in_float: frozenset[str]) -> int:
         layers = sum(harm for number, harm in enumerate(self.harm) if str(number) not in in_float)
@@ -144,20 +145,21 @@ class Table:
 
     def make(self, what: str, method: Method, in_float: frozenset[str]) -> Candidate:
         self.made.append(what)
+        self.now_s += self.make_s
         flips = min(100, self._flips(method, in_float))
         return Candidate(what, method, in_float, Score(100, flips, 0.0, None, flips / 100))
 
     def drift(self, method: Method, in_float: frozenset[str]) -> float:
         self.alone += 1
+        self.now_s += self.drift_s
         return self._flips(method, in_float | {"tail"}) / 100
 
 
 BOUNDS = Bounds(0.02, 0.02)
 
 
-def found(table: Table, budget_s: float = 100.0) -> Found:
-    ticks = iter(range(10_000))
-    return search(table.network, table, BOUNDS, lambda words: None, budget_s=budget_s, clock=lambda: float(next(ticks)))
+def found(table: Table, budget_s: float = 1000.0) -> Found:
+    return search(table.network, table, BOUNDS, lambda words: None, budget_s=budget_s, clock=lambda: table.now_s)
 
 
 def test_a_model_that_holds_needs_no_search_and_the_best_calibration_is_taken() -> None:
@@ -195,7 +197,31 @@ def test_where_nothing_holds_the_nearest_is_given() -> None:
 
 def test_a_short_budget_judges_neighbours_together() -> None:
     table = Table([0] * 60 + [40] + [0] * 59)
-    result = found(table, budget_s=30.0)
-    assert table.alone < 60
+    result = found(table, budget_s=120.0)
+    assert table.alone <= 54, "half of what four calibrations leave"
     assert "60" in {block.name for block in result.floats}
     assert BOUNDS.hold(result.best.score)
+    assert table.now_s <= 120.0
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 5.0, 13.0, 20.0, 30.0, 60.0, 100.0, 200.0, 400.0])
+@pytest.mark.parametrize("harmful", [1, 7, 40])
+def test_a_search_ends_in_time_and_says_what_it_did_not_try(budget_s: float, harmful: int) -> None:
+    table = Table([9] * harmful + [0] * (120 - harmful))
+    table.scale = {"entropy": 0.9}
+    result = found(table, budget_s=budget_s)
+    least_s = 2 * table.make_s
+    assert table.now_s <= max(least_s, budget_s) + table.drift_s, "or one look at the layers that are left"
+    told = " ".join(result.untried)
+    assert ("entropy, tail in float" in result.untried) == (budget_s < 12), told
+    assert told or BOUNDS.hold(result.best.score)
+    assert budget_s < 400 or not told
+
+
+def test_little_time_is_enough_to_come_to_many_layers() -> None:
+    """One, two, four, ... of 120 would take seven tries of three calibrations each."""
+    table = Table([9] * 40 + [0] * 80)
+    result = found(table, budget_s=60.0)
+    assert BOUNDS.hold(result.best.score)
+    assert any(words.startswith("fewer than") for words in result.untried)
+    assert table.now_s <= 60.0

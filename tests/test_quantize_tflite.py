@@ -47,16 +47,49 @@ def test_one_scale_over_a_concatenated_head_leaves_the_head_in_float(
     assert "No spots_int8.tflite, everything: " in out
     assert "holds boxes and scores with one quantisation step of 0.9" in out
     (artefact,) = open_bundle(folder).artefacts
-    assert (Path(artefact.path).name, artefact.precision) == ("spots_mixed.tflite", "mixed")
+    assert (Path(artefact.path).name, artefact.precision) == ("spots_but_tail.tflite", "mixed")
     file = read_tflite(artefact.path)
-    assert (file.inputs[0].dtype, file.outputs[0].dtype) == ("float32", "float32")
+    assert (file.inputs[0].dtype, file.outputs[0].dtype) == ("int8", "float32")
+
+
+def test_layers_that_break_accuracy_stay_in_float_and_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first layer's fourth channel is 200 times as large as the others, and the second layer takes that away."""
+    code, folder = quantize(tmp_path, "outlier_float.tflite", colour_pictures(tmp_path / "pictures", 60))
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    said = json.loads((folder / "quantize.json").read_text())
+    rows = {row["file"]: row for row in said["artefacts"]}
+    assert rows["outlier_int8.tflite"]["flips"] > 0.05 * rows["outlier_int8.tflite"]["pictures"]
+    assert rows["outlier_by_layer.tflite"]["flips"] == 0
+    assert said["tflite"]["layers_in_float"] == ["CONV_2D_0", "CONV_2D_1"]
+    assert "stays in float: CONV_2D_0 (Conv), which alone moves the scores by " in out
+    (artefact,) = open_bundle(folder).artefacts
+    assert (Path(artefact.path).name, artefact.precision) == ("outlier_by_layer.tflite", "mixed")
+    assert operators(artefact.path)[:3] == ["CONV_2D float32", "CONV_2D float32", "QUANTIZE int8"]
+    assert "| CONV_2D_1 | Conv | " in (folder / "quantize.md").read_text()
+
+
+def operators(path: str) -> list[str]:
+    """Kind and output type of every operator in order."""
+    from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer
+
+    model = flatbuffer.read_model(path)
+    (graph,) = model.subgraphs
+    found = []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        kind = flatbuffer.TFL_OP_CODE_TO_NAME[code].value if code in flatbuffer.TFL_OP_CODE_TO_NAME else "QUANTIZE"
+        found.append(f"{kind} {flatbuffer.TENSOR_CODE_TO_TYPE[graph.tensors[operator.outputs[0]].type].lower()}")
+    return found
 
 
 def test_what_only_one_calibration_picture_has_is_not_cut_off(tmp_path: Path) -> None:
     """The library's own calibration is a moving average: a defect on one picture of fifty would vanish."""
     grey = [np.full((1, 32, 32, 3), 100, np.float32)] * 20
     bright = np.full((1, 32, 32, 3), 250, np.float32)
-    path = tmp_path / "made.tflite"
-    tflite.quantise(HERE / "colours_float.tflite", [bright, *grey], "everything", path)
+    source, path = HERE / "colours_float.tflite", tmp_path / "made.tflite"
+    tflite.quantise(tflite.read_layers(source), tflite.collect(source, [bright, *grey]), (), path)
     spec = read_tflite(str(path)).inputs[0]
     assert (127 - spec.zero_point) * spec.scale == pytest.approx(250, abs=1)

@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accept-flips", action="store_true", help="write the bundle although a bound does not hold")
     parser.add_argument("--calibration", type=int, default=100, metavar="N", help="at most so many pictures (100)")
     parser.add_argument("--validation", type=int, default=300, metavar="N", help="at most so many others (300)")
-    parser.add_argument("--search-s", type=float, default=300.0, metavar="S", help="for finding bad layers (300)")
+    parser.add_argument(
+        "--search-s", type=float, default=300.0, metavar="S", help="for trying ranges and layers, a format (300)"
+    )
     parser.add_argument("--backend", action="append", metavar="NAME", help="make it for these; default: all installed")
     parser.add_argument("--keep-float", action="store_true", help="pack the float model, too")
     describe.add_arguments(parser)
@@ -213,7 +215,7 @@ def _report(args: argparse.Namespace, job: Job, facts: ModelFacts) -> Report:
     from lineside.quantize.report import Report
     from lineside.store.bundle import sha256_of
 
-    job.notes += _doubts(job)
+    job.notes += [*_untried(job), *_doubts(job)]
     return Report(
         model=facts.path.name,
         sha256=sha256_of(facts.path),
@@ -239,6 +241,17 @@ def _basis(job: Job) -> str:
         "classify": "Loss: the share of pictures that flip although the float model's class leads by 0.1 or more.",
         "anomaly": "Loss: how far the scores moved.",
     }.get(job.reading.decode, "Loss: the share of sure findings that only one of INT8 and float has.")
+
+
+def _untried(job: Job) -> list[str]:
+    from lineside.quantize.report import TITLES
+
+    return [
+        f"Not tried with the {TITLES[format]} file for want of time (--search-s {job.search_s:g}): "
+        + "; ".join(found.untried)
+        for format, found in job.found.items()
+        if found.untried
+    ]
 
 
 def _doubts(job: Job) -> list[str]:

@@ -35,6 +35,7 @@ class Row:
         )
 
 
+TITLES = {"onnx": "ONNX", "tflite": "TFLite"}
 HEADS = ("file", "precision", "backend", "MB", "ms", "flips", "95 %", "loss", "accuracy", "not used")
 _RIGHT = {"MB", "ms", "flips", "loss", "accuracy"}
 
@@ -52,7 +53,7 @@ class Report:
     bounds: Bounds
     accepted: bool  # with --accept-flips although the bounds don't hold
     rows: Sequence[Row]
-    found: Found | None  # of the ONNX search
+    found: dict[str, Found]  # of the searches, by format
     notes: Sequence[str]
     versions: dict[str, str]
 
@@ -69,13 +70,14 @@ class Report:
 
     def floats(self) -> list[str]:
         """The layers that stay in float because they break accuracy, with how far each alone moves the scores."""
-        if self.found is None:
-            return []
-        drift = {each.block.name: each.drift for each in self.found.blamed}
-        return [
-            f"{block.name} ({block.op}), which alone moves the scores by {drift[block.name]:.1%}"
-            for block in self.found.floats
-        ]
+        lines = []
+        for found in self.found.values():
+            drift = {each.block.name: each.drift for each in found.blamed}
+            lines += [
+                f"{block.name} ({block.op}), which alone moves the scores by {drift[block.name]:.1%}"
+                for block in found.floats
+            ]
+        return lines
 
     def markdown(self) -> str:
         lines = [
@@ -87,34 +89,8 @@ class Report:
             "",
             *_table(HEADS, [row.cells() for row in self.rows]),
         ]
-        if self.found is not None:
-            lines += ["", "## INT8 ONNX models that were tried", ""]
-            rows = [
-                (one.what, f"{one.score.flips}", f"{one.score.loss:.1%}", f"{one.score.drift:.1%}", one.fault or chosen)
-                for one in self.found.tried
-                for chosen in ("chosen" if one is self.found.best else "",)
-            ]
-            lines += _table(("what", "flips", "loss", "drift", ""), rows)
-            if self.found.blamed:
-                lines += [
-                    "",
-                    "## Layers, each quantised alone",
-                    "",
-                    "Float or INT8 in the ONNX file; in a .xml that is mixed, too.",
-                    "",
-                ]
-                kept = {block.name for block in self.found.floats}
-                blamed = [
-                    (
-                        each.block.name,
-                        each.block.op,
-                        f"{each.drift:.1%}",
-                        "float" if each.block.name in kept else "INT8",
-                    )
-                    for each in self.found.blamed
-                    if each.block.name in kept or each in self.found.blamed[:_MOST_BLAMED]
-                ]
-                lines += _table(("layer", "operator", "moves the scores by", "kept in"), blamed)
+        for format, found in self.found.items():
+            lines += _searched(TITLES[format], found)
         lines += ["", *(f"- {note}" for note in (*self.notes, *self.unreadable))]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -133,16 +109,40 @@ class Report:
             "notes": list(self.notes),
             "versions": self.versions,
         }
-        if self.found is not None:
-            best = self.found.best
-            plain["onnx"] = {
-                "chosen": best.what,
-                "tried": [{"what": one.what, **_score(one.score), "fault": one.fault} for one in self.found.tried],
-                "layers_in_float": [block.name for block in self.found.floats],
-                "nodes_in_float": sorted(best.in_float),
-                "sensitivity": {each.block.name: round(each.drift, 5) for each in self.found.blamed},
+        for format, found in self.found.items():
+            plain[format] = {
+                "chosen": found.best.what,
+                "tried": [{"what": one.what, **_score(one.score), "fault": one.fault} for one in found.tried],
+                "not_tried": list(found.untried),
+                "layers_in_float": [block.name for block in found.floats],
+                "nodes_in_float": sorted(found.best.in_float),
+                "sensitivity": {each.block.name: round(each.drift, 5) for each in found.blamed},
             }
         return plain
+
+
+def _searched(title: str, found: Found) -> list[str]:
+    """What a search tried, and each layer's blame, as Markdown."""
+    lines = ["", f"## INT8 {title} models that were tried", ""]
+    rows = [
+        (one.what, f"{one.score.flips}", f"{one.score.loss:.1%}", f"{one.score.drift:.1%}", one.fault or chosen)
+        for one in found.tried
+        for chosen in ("chosen" if one is found.best else "",)
+    ]
+    lines += _table(("what", "flips", "loss", "drift", ""), rows)
+    if found.untried:
+        lines += ["", "Not tried, for want of time (`--search-s`): " + "; ".join(found.untried) + "."]
+    if not found.blamed:
+        return lines
+    lines += ["", f"## Layers of the {title} file, each quantised alone", ""]
+    lines += ["Float or INT8 in the ONNX file; in a .xml that is mixed, too.", ""] if title == TITLES["onnx"] else []
+    kept = {block.name for block in found.floats}
+    blamed = [
+        (each.block.name, each.block.op, f"{each.drift:.1%}", "float" if each.block.name in kept else "INT8")
+        for each in found.blamed
+        if each.block.name in kept or each in found.blamed[:_MOST_BLAMED]
+    ]
+    return lines + _table(("layer", "operator", "moves the scores by", "kept in"), blamed)
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 Every calibration is tried with what is known to break left in float. Where none holds the bounds, each block is
 quantised alone to see how far it moves the answers, and the worst are kept in float: 1, 2, 4, ... until the bounds
-hold, then as few as will do.
+hold, then as few as will do. A try that would not be over in time is left out, and said so.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Found:
     tried: tuple[Candidate, ...]
     blamed: tuple[Blame, ...] = ()  # worst first; empty where no search was needed
     floats: tuple[Block, ...] = field(default=())  # the blocks that stay in float
+    untried: tuple[str, ...] = ()  # what there was no time for
 
 
 class Maker(Protocol):
@@ -77,6 +79,27 @@ class Maker(Protocol):
 
     def drift(self, method: Method, in_float: frozenset[str]) -> float:
         """On a few calibration pictures; 1.0 for a model that cannot be run."""
+
+
+class _Time:
+    """What is left of a search's time, and for how many more tries that is enough."""
+
+    def __init__(self, budget_s: float, clock: Callable[[], float]) -> None:
+        self._clock, self._ends_s, self._longest_s = clock, clock() + budget_s, 0.0
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._ends_s - self._clock())
+
+    @property
+    def tries(self) -> int:
+        return int(self.left_s / self._longest_s) if self._longest_s > 0 else 1
+
+    def of(self, make: Callable[[], Candidate]) -> Candidate:
+        began_s = self._clock()
+        made = make()
+        self._longest_s = max(self._longest_s, self._clock() - began_s)
+        return made
 
 
 def search(
@@ -91,14 +114,24 @@ def search(
 ) -> Found:
     """The best candidate: one that holds the bounds with as few blocks in float as possible, or the nearest to it.
 
-    `budget_s` is for finding the layers to blame.
+    Two models are made whatever that takes; whether another one is begun depends on how long the longest took and on
+    what is left of `budget_s`. Half of what is left after the calibrations is for finding the layers to blame.
     """
-    tried = [maker.make("min-max, everything", "min-max", frozenset())]
+    time_left, untried = _Time(budget_s, clock), list[str]()
+
+    def make(what: str, method: Method, in_float: frozenset[str]) -> Candidate:
+        return time_left.of(lambda: maker.make(what, method, in_float))
+
+    tried = [make("min-max, everything", "min-max", frozenset())]
     kept = network.unsafe
     words = "weighted layers only" if network.attention else "tail in float" if kept else "everything"
     for method in methods:
-        if kept or method != "min-max":
-            tried.append(maker.make(f"{method}, {words}", method, kept))
+        if not kept and method == "min-max":
+            continue
+        if len(tried) > 1 and not time_left.tries:
+            untried.append(f"{method}, {words}")
+            continue
+        tried.append(make(f"{method}, {words}", method, kept))
 
     def rank(one: Candidate) -> tuple[float, float]:
         return max(1.0, bounds.excess(one.score)), one.score.drift
@@ -106,36 +139,56 @@ def search(
     careful = tried[1:] if kept else list(tried)
     best = min(careful, key=rank)
     if bounds.hold(best.score):
-        return Found(best, tuple(tried))
-    blamed = blame(network, maker, best.method, say, budget_s, clock)
+        return Found(best, tuple(tried), untried=tuple(untried))
+    if not time_left.tries:
+        untried.append("any layer alone, or in float")
+        return Found(best, tuple(tried), untried=tuple(untried))
+    blamed = blame(network, maker, best.method, say, time_left.left_s / 2, clock)
 
     hopeful = sorted(careful, key=rank)  # the best calibration with all layers is not always that with some in float
     hopeful = [one for one in hopeful if not one.fault and one.score.drift <= _HOPELESS * best.score.drift]
 
     def without(count: int) -> Candidate:
         floats = kept | {node for each in blamed[:count] for node in each.block.nodes}
-        made = []
+        made: list[Candidate] = []
         for one in hopeful or [best]:
-            made.append(maker.make(f"{one.method}, {words}, {count} layers too", one.method, floats))
+            what = f"{one.method}, {words}, {count} layers too"
+            if made and not time_left.tries:
+                untried.append(what)
+                continue
+            made.append(make(what, one.method, floats))
             if bounds.hold(made[-1].score):
                 break
         tried.extend(made)
         return min(made, key=rank)
 
-    low, high, holding = 0, 1, None
-    while high < len(blamed):
+    def more(now: int) -> int:
+        """How many layers next: twice as many, or more where that would not come to all but one of them in time."""
+        tries = max(1, time_left.tries // max(1, len(hopeful)))
+        return min(most, max(2 * now, math.ceil(now * math.pow(most / now, 1 / tries))))
+
+    low, high, holding, most = 0, 1, None, len(blamed) - 1
+    if most > 1 and time_left.tries < most.bit_length() * max(1, len(hopeful)):
+        high = more(1) // 2
+    while low < most:
+        if not time_left.tries:
+            untried.append(f"{high} layers or more in float")
+            break
         one = without(high)
         if bounds.hold(one.score):
             holding = one
             break
-        low, high = high, high * 2
+        low, high = high, more(high)
     while holding is not None and high - low > 1:
+        if not time_left.tries:
+            untried.append(f"fewer than {high} layers in float, but more than {low}")
+            break
         middle = (low + high) // 2
         one = without(middle)
         low, high, holding = (low, middle, one) if bounds.hold(one.score) else (middle, high, holding)
     chosen = holding or min(tried[1:] if kept else tried, key=rank)
     floats = tuple(block for block in network.blocks if block.name in chosen.in_float)
-    return Found(chosen, tuple(tried), tuple(blamed), floats)
+    return Found(chosen, tuple(tried), tuple(blamed), floats, tuple(untried))
 
 
 def blame(
@@ -143,19 +196,24 @@ def blame(
 ) -> list[Blame]:
     """Every block's drift, worst first. Where the budget is too short for each, neighbours are judged together."""
     left = [block for block in network.blocks if block.name not in network.unsafe]
+    count = len(left)
     found: list[Blame] = []
-    began, told, together = clock(), clock(), 1
+    began = told = clock()
+    together = 1
     while left:
         group, left = left[:together], left[together:]
         tested = {node for block in group for node in block.nodes} - network.unsafe
+        before_s = clock()
         moved = maker.drift(method, network.every_node - tested)
+        now = clock()
         found += [Blame(block, moved) for block in group]
-        spent_s = clock() - began
-        if clock() - told >= _TELL_S or not left:
-            told = clock()
+        if now - told >= _TELL_S or not left:
+            told = now
             worst = max(found, key=lambda each: each.drift)
-            done = f"{len(found)} of {len(found) + len(left)} layers quantised alone"
-            say(f"{done}: {worst.block.name} moves the scores most, by {worst.drift:.1%}")
-        each_s = spent_s * together / len(found)
-        together = max(1, -(-int(len(left) * each_s) // max(1, int(budget_s - spent_s)))) if left else 1
+            say(
+                f"{len(found)} of {count} layers quantised alone: {worst.block.name} moves the scores most, by "
+                f"{worst.drift:.1%}"
+            )
+        calls = int((budget_s - (now - began)) / max(1e-9, now - before_s))  # that fit into what is left
+        together = -(-len(left) // max(1, calls)) or 1
     return sorted(found, key=lambda each: -each.drift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ import numpy as np
 
 from lineside.errors import ConfigError, LinesideError
 from lineside.hal.pixels import PixelWriter
-from lineside.quantize import graph, ir, ranges, tflite
+from lineside.quantize import graph, ir, qdq, ranges, tflite
+from lineside.quantize.maker import ModelMaker, Write
 from lineside.quantize.measure import Judge, Reading, Runner
-from lineside.quantize.onnxes import OnnxMaker
 from lineside.quantize.pictures import Pictures, Shot
 from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds, Found, Say, search
@@ -49,7 +50,7 @@ class Job:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kept: list[Artefact] = field(default_factory=list)
-    found: Found | None = None
+    found: dict[str, Found] = field(default_factory=dict)  # by format, where layers were looked at
 
     @property
     def holds(self) -> bool:
@@ -75,22 +76,32 @@ def from_onnx(job: Job, source: Artefact) -> None:
     network = graph.prepare(Path(source.path), feed(shots[0], spec).shape, job.scratch)
     job.say(f"{len(network.blocks)} layers; ranges of their activations on {len(shots)} pictures")
     feeds = [_later(shot, spec) for shot in shots]
-    seen = ranges.collect(network.path, feeds, network.input, lambda: None)
-    maker = OnnxMaker(
-        network, seen, job.reading, job.judge, job.pictures.validation, shots, job.reference, job.scratch, job.say
+    limits = cache(ranges.collect(network.path, feeds, network.input, lambda: None).limits)
+    maker = _maker(
+        job,
+        Artefact(str(job.scratch / "tried.onnx"), "onnx", "int8", "", source.layout),
+        lambda method, in_float, path: qdq.quantise(network, limits(method), in_float, path),
     )
-    job.found = found = search(network, maker, job.bounds, job.say, budget_s=job.search_s)
+    job.found["onnx"] = found = search(network, maker, job.bounds, job.say, budget_s=job.search_s)
     if found.best.fault:
         raise ConfigError(f"{source.path}: its INT8 model cannot be used: {found.best.fault}")
     path = job.scratch / f"{job.stem}_int8.onnx"
-    maker.write(found.best, path)
-    made = [Artefact(str(path), "onnx", "mixed" if found.floats else "int8", "", source.layout)]
+    made = [
+        replace(maker.made(found.best.method, found.best.in_float, path), precision="mixed" if found.floats else "int8")
+    ]
     if "openvino" in job.backends:
         made += _ir(job, network, [one() for one in feeds], found, replace(made[0], format="openvino"))
     rows = used_in_openvino(measured(job, [source, *made]), job.bounds)
     used = {row.file for row in rows if not row.left_out}
     job.rows += rows
     job.kept += [one for one in made if Path(one.path).name in used]
+
+
+def _maker(job: Job, tried: Artefact, write: Write) -> ModelMaker:
+    shots, (backend, *_) = job.pictures, BACKENDS[tried.format]
+    return ModelMaker(
+        write, tried, backend, job.reading, job.judge, shots.validation, shots.calibration, job.reference, job.say
+    )
 
 
 def _later(shot: Shot, spec: InputSpec) -> Callable[[], Any]:
@@ -138,7 +149,8 @@ def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
 
 
 def from_tflite(job: Job, source: Artefact) -> None:
-    """INT8 TFLite: whole, or its weighted layers only where that is what holds the bounds, or is far faster."""
+    """INT8 TFLite: whole; or all but the tail, or the weighted layers only, where that is what holds the bounds, or is
+    far faster; or without the layers that break accuracy, where none of these holds them."""
     try:
         vendor("ai_edge_quantizer")
     except ConfigError as error:
@@ -147,28 +159,51 @@ def from_tflite(job: Job, source: Artefact) -> None:
         job.notes.append(f"No TFLite file: {error}")
         return
     spec = job.reading.input.of(source)
-    inputs = [feed(shot, spec) for shot in job.pictures.calibration]
-    made: list[Artefact] = []
-    for scope, precision in tflite.SCOPES.items():
-        path = job.scratch / f"{job.stem}_{precision}.tflite"
-        one = Artefact(str(path), "tflite", precision, "", source.layout)
-        try:
-            tflite.quantise(Path(source.path), inputs, scope, path)
-            Runner(one, job.reading, "litert").close()
-        except LinesideError as error:  # such as one step for boxes and scores
-            job.notes.append(f"No {path.name}, {scope}: {error}")
-            continue
-        made.append(one)
+    layers = tflite.read_layers(Path(source.path))
+    seen = tflite.collect(layers.path, [feed(shot, spec) for shot in job.pictures.calibration])
+    maker = _maker(
+        job,
+        Artefact(str(job.scratch / "tried.tflite"), "tflite", "int8", "", source.layout),
+        lambda _, in_float, path: tflite.quantise(layers, seen, in_float, path),
+    )
+    made = _scopes(job, layers.network, maker)
+    reference, *rows = measured(job, [source, *made])
+    if not any(job.bounds.hold(row.score) for row in rows):
+        job.say("no way to quantise the whole of it holds the bounds: looking for the layers that break them")
+        found = search(layers.network, maker, job.bounds, job.say, budget_s=job.search_s, methods=("min-max",))
+        if found.floats and not found.best.fault:
+            job.found["tflite"] = found
+            path = job.scratch / f"{job.stem}_by_layer.tflite"
+            made.append(maker.made("min-max", found.best.in_float, path))
+            rows += measured(job, made[-1:])
     if not made and job.kept:
         return
     if not made:
         raise ConfigError(f"{source.path}: no INT8 TFLite of it can be used", *job.notes)
-    reference, *rows = measured(job, [source, *made])
     for row in rows:
         job.say(f"{row.file}: {row.score}, {row.latency_ms:.2f} ms")
     chosen = _tflite_to_use(rows, job.bounds)
     job.rows += [reference, *(row if row is chosen else replace(row, left_out=_why(row, job.bounds)) for row in rows)]
     job.kept += [one for one in made if Path(one.path).name == chosen.file]
+
+
+def _scopes(job: Job, network: graph.Network, maker: ModelMaker) -> list[Artefact]:
+    """One file for each way to quantise the model without looking at its layers, but for those that cannot be used."""
+    weighted = {block.name for block in network.blocks}
+    ways = {frozenset[str](): ("int8", "everything")}
+    ways.setdefault(frozenset(network.tail), ("but_tail", "all but the tail"))
+    ways.setdefault(network.every_node - weighted, ("mixed", "weighted layers only"))
+    made = []
+    for in_float, (name, words) in ways.items():
+        path = job.scratch / f"{job.stem}_{name}.tflite"
+        try:
+            one = maker.made("min-max", in_float, path)
+            Runner(one, job.reading, "litert").close()
+        except LinesideError as error:  # such as one step for boxes and scores
+            job.notes.append(f"No {path.name}, {words}: {error}")
+            continue
+        made.append(one)
+    return made
 
 
 def _tflite_to_use(rows: Sequence[Row], bounds: Bounds) -> Row:
@@ -181,7 +216,7 @@ def _tflite_to_use(rows: Sequence[Row], bounds: Bounds) -> Row:
 
 
 def _why(row: Row, bounds: Bounds) -> str:
-    return "the other is better for LiteRT" if bounds.hold(row.score) else "beyond the bounds"
+    return "another is better for LiteRT" if bounds.hold(row.score) else "beyond the bounds"
 
 
 def measured(job: Job, artefacts: Sequence[Artefact]) -> list[Row]:

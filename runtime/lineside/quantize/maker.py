@@ -1,43 +1,43 @@
-"""Makes and measures INT8 ONNX models for the search, from ranges that were taken once."""
+"""Makes and measures INT8 models for the search, from ranges that were taken once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lineside.errors import LinesideError
 from lineside.hal.artefact import first_line
-from lineside.quantize import qdq
-from lineside.quantize.graph import Network
 from lineside.quantize.measure import Judge, Reading, Runner, Score, drift_of
 from lineside.quantize.pictures import Shot
-from lineside.quantize.ranges import Method, Ranges
+from lineside.quantize.ranges import Method
 from lineside.quantize.search import Candidate, Say
 from lineside.records import Artefact, Seen
 
 _FEW = 8  # calibration pictures on which blocks are blamed
+Write = Callable[[Method, frozenset[str], Path], None]  # ranges, nodes in float, where to
 
 
-class OnnxMaker:
-    """A search.Maker that runs its models on ONNX Runtime."""
+class ModelMaker:
+    """A search.Maker: `write` makes a model, `backend` runs it. `tried` is the file that each is written to, over the
+    last one: a search makes dozens."""
 
     def __init__(
         self,
-        network: Network,
-        ranges: Ranges,
+        write: Write,
+        tried: Artefact,
+        backend: str,
         reading: Reading,
         judge: Judge,
         validation: Sequence[Shot],
         calibration: Sequence[Shot],
         reference: Runner,
-        folder: Path,
         say: Say,
     ) -> None:
-        self._network, self._reading, self._judge, self._folder, self._say = network, reading, judge, folder, say
+        self.write, self._tried, self._backend = write, tried, backend
+        self._reading, self._judge, self._say = reading, judge, say
         self._validation, self._few = validation, calibration[:_FEW]
         self._expected = reference.see(self._few)
-        self._limits = cache(ranges.limits)
 
     def make(self, what: str, method: Method, in_float: frozenset[str]) -> Candidate:
         try:
@@ -54,14 +54,14 @@ class OnnxMaker:
         except LinesideError:
             return 1.0
 
-    def write(self, one: Candidate, path: Path) -> None:
-        """The model that was measured, once more."""
-        qdq.quantise(self._network, self._limits(one.method), one.in_float, path)
+    def made(self, method: Method, in_float: frozenset[str], path: Path) -> Artefact:
+        """A model to keep. Raises ConfigError where it cannot be made."""
+        self.write(method, in_float, path)
+        return replace(self._tried, path=str(path), precision="mixed" if in_float else "int8")
 
     def _see(self, method: Method, in_float: frozenset[str], shots: Sequence[Shot]) -> list[Seen]:
-        path = self._folder / "tried.onnx"  # each over the last: a search makes dozens
-        qdq.quantise(self._network, self._limits(method), in_float, path)
-        runner = Runner(Artefact(str(path), "onnx", "int8", ""), self._reading, "onnxruntime")
+        self.write(method, in_float, Path(self._tried.path))
+        runner = Runner(self._tried, self._reading, self._backend)
         try:
             return runner.see(shots)
         finally:
