@@ -1,6 +1,6 @@
 """Small float models for the tests of `lineside quantize`, made on the spot, and pictures that they can tell apart.
 
-Three TFLite files lie beside: `python tests/quantizing.py tests` makes them anew, with torch and litert-torch.
+Four TFLite files lie beside: `python tests/quantizing.py tests` makes them anew, with torch and litert-torch.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def attention_model(path: Path) -> Path:
 
 
 def _write_tflite(folder: Path) -> None:
-    """colours_float.tflite: as colour_model; outlier_float.tflite: with an outlier of 200; spots_float.tflite: as
-    spot_detector, boxes in 0 to 256 pixels."""
+    """colours_float.tflite: as colour_model; outlier_float.tflite: with an outlier of 200; attention_float.tflite: as
+    attention_model; spots_float.tflite: as spot_detector, boxes in 0 to 256 pixels."""
     import litert_torch
     import torch
     from torch import nn
@@ -180,6 +180,11 @@ def _write_tflite(folder: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(torch.relu(self.middle(torch.relu(self.stem(x))))).mean((2, 3))
 
+    class Attention(Colours):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q = self.head(torch.relu(self.middle(torch.relu(self.stem(x))))).flatten(2)
+            return (torch.softmax(q @ q.transpose(1, 2), -1) @ q).mean(2)
+
     class Spots(nn.Module):
         def __init__(self, w: dict[str, torch.Tensor]) -> None:
             super().__init__()
@@ -195,6 +200,7 @@ def _write_tflite(folder: Path) -> None:
     for name, module, side in (
         ("colours", Colours(weights(colour_model(folder / "c.onnx"))), SIDE),
         ("outlier", Colours(weights(colour_model(folder / "c.onnx", outlier=200))), SIDE),
+        ("attention", Attention(weights(colour_model(folder / "c.onnx"))), SIDE),
         ("spots", Spots(weights(spot_detector(folder / "c.onnx"))), 256),
     ):
         last = litert_torch.to_channel_last_io(module.eval(), args=[0]).eval()

@@ -109,10 +109,15 @@ def test_what_breaks_in_the_onnx_file_stays_in_float_in_the_ir(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("nncf")
-def test_a_transformer_becomes_an_ir_too(tmp_path: Path) -> None:
+def test_of_a_transformer_what_attention_gives_stays_in_float(tmp_path: Path) -> None:
+    import openvino
+
     network, path = made(tmp_path, attention_model(tmp_path / "model.onnx"))
     assert network.attention
     assert ir.layers(path) >= 3
+    nodes = {node.get_friendly_name(): node for node in openvino.Core().read_model(str(path)).get_ops()}
+    assert nodes["mean"].input_value(0).get_node().get_type_name() != "FakeQuantize"
+    assert nodes["logits"].input_value(0).get_node().get_type_name() == "FakeQuantize", "the last product has weights"
 
 
 @pytest.mark.usefixtures("nncf")

@@ -71,6 +71,31 @@ def test_layers_that_break_accuracy_stay_in_float_and_are_named(
     assert "| CONV_2D_1 | Conv | " in (folder / "quantize.md").read_text()
 
 
+def test_of_a_transformer_one_way_is_to_quantise_its_weighted_layers_only(tmp_path: Path) -> None:
+    layers = tflite.read_layers(HERE / "attention_float.tflite")
+    assert layers.network.attention
+    assert [block.op for block in layers.network.blocks] == ["Conv"] * 3
+    pictures = [np.random.default_rng(seed).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32) for seed in range(4)]
+    path = str(tmp_path / "made.tflite")
+    tflite.quantise(layers, tflite.collect(layers.path, pictures), layers.network.unsafe, Path(path))
+    kinds = operators(path)
+    assert kinds.count("CONV_2D int8") == 3
+    assert "SOFTMAX float32" in kinds
+    assert "BATCH_MATMUL float32" in kinds
+    code, folder = quantize(
+        tmp_path,
+        "attention_float.tflite",
+        colour_pictures(tmp_path / "pictures", 40),
+        "--max-flips",
+        "1",
+        "--max-loss",
+        "1",
+    )
+    assert code == 0
+    files = {row["file"] for row in json.loads((folder / "quantize.json").read_text())["artefacts"]}
+    assert {"attention_int8.tflite", "attention_mixed.tflite"} <= files
+
+
 def operators(path: str) -> list[str]:
     """Kind and output type of every operator in order."""
     from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer

@@ -45,7 +45,6 @@ class Layers:
     network: Network
     scopes: dict[str, str]  # operator -> what ai-edge-quantizer calls it
     first: frozenset[str]  # the operators that read the picture
-    last: frozenset[str]  # those that write the outputs
 
 
 def read_layers(source: Path) -> Layers:
@@ -72,13 +71,12 @@ def read_layers(source: Path) -> Layers:
     blocks, tail = split(shape)
     if not blocks:
         raise ConfigError(f"{source}: no convolution or fully connected layer in it: INT8 would gain nothing")
-    pictures, answers = ({f"{index}" for index in ends} for ends in (graph.inputs, graph.outputs))
+    pictures = {f"{index}" for index in graph.inputs}
     return Layers(
         source,
         Network(source, "", blocks, tail, has_attention(shape)),
         scopes,
         frozenset(node.name for node in nodes if pictures & set(node.input)),
-        frozenset(node.name for node in nodes if answers & set(node.output)),
     )
 
 
@@ -145,9 +143,8 @@ def _recipe(layers: Layers | None = None, in_float: Collection[str] = ()) -> Any
     not_at_all = vendor("ai_edge_quantizer.algorithm_manager").AlgorithmName.NO_QUANTIZE
     manager.add_static_config(".*", names.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
     if layers is not None and in_float:
-        for end, operators in ((names.INPUT, layers.first), (names.OUTPUT, layers.last)):
-            if not operators.isdisjoint(in_float):
-                manager.add_quantization_config(".*", end, algorithm_key=not_at_all)
+        if not layers.first.isdisjoint(in_float):
+            manager.add_quantization_config(".*", names.INPUT, algorithm_key=not_at_all)
         scopes = "|".join(re.escape(layers.scopes[name]) for name in sorted(in_float))
         manager.add_quantization_config(f"^(?:{scopes})$", names.ALL_SUPPORTED, algorithm_key=not_at_all)
     return manager.get_quantization_recipe()

@@ -191,7 +191,8 @@ def _scopes(job: Job, network: graph.Network, maker: ModelMaker) -> list[Artefac
     """One file for each way to quantise the model without looking at its layers, but for those that cannot be used."""
     weighted = {block.name for block in network.blocks}
     ways = {frozenset[str](): ("int8", "everything")}
-    ways.setdefault(frozenset(network.tail), ("but_tail", "all but the tail"))
+    if not network.attention:
+        ways.setdefault(frozenset(network.tail), ("but_tail", "all but the tail"))
     ways.setdefault(network.every_node - weighted, ("mixed", "weighted layers only"))
     made = []
     for in_float, (name, words) in ways.items():
