@@ -49,7 +49,7 @@ def test_a_real_detector_loses_little_and_runs_as_a_bundle(data: Path, tmp_path:
 def test_yolox_nano_loses_a_fifth_of_its_findings_in_plain_int8_and_few_layers_in_float_bring_them_back(
     data: Path, tmp_path: Path
 ) -> None:
-    words = ("--decode", "yolox", *coco(data), "--backend", "onnxruntime", "--search-s", "30", "--max-loss", "0.05")
+    words = ("--decode", "yolox", *coco(data), "--backend", "onnxruntime", "--search-s", "200", "--max-loss", "0.05")
     said = quantised(data, tmp_path, "detect/yolox_nano_416.onnx", 60, *words)
     naive, *_ = said["onnx"]["tried"]
     best = next(one for one in said["onnx"]["tried"] if one["what"] == said["onnx"]["chosen"])

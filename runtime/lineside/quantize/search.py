@@ -85,7 +85,7 @@ class _Time:
     """What is left of a search's time, and for how many more tries that is enough."""
 
     def __init__(self, budget_s: float, clock: Callable[[], float]) -> None:
-        self._clock, self._ends_s, self._longest_s = clock, clock() + budget_s, 0.0
+        self._clock, self._ends_s, self._last_s = clock, clock() + budget_s, 0.0
 
     @property
     def left_s(self) -> float:
@@ -93,12 +93,12 @@ class _Time:
 
     @property
     def tries(self) -> int:
-        return int(self.left_s / self._longest_s) if self._longest_s > 0 else 1
+        return int(self.left_s / self._last_s) if self._last_s > 0 else 1
 
     def of(self, make: Callable[[], Candidate]) -> Candidate:
         began_s = self._clock()
         made = make()
-        self._longest_s = max(self._longest_s, self._clock() - began_s)
+        self._last_s = self._clock() - began_s
         return made
 
 
@@ -114,7 +114,7 @@ def search(
 ) -> Found:
     """The best candidate: one that holds the bounds with as few blocks in float as possible, or the nearest to it.
 
-    Two models are made whatever that takes; whether another one is begun depends on how long the longest took and on
+    Two models are made whatever that takes; whether another one is begun depends on how long the last one took and on
     what is left of `budget_s`. Half of what is left after the calibrations is for finding the layers to blame.
     """
     time_left, untried = _Time(budget_s, clock), list[str]()

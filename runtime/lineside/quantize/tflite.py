@@ -103,7 +103,9 @@ def quantise(layers: Layers, seen: Seen, in_float: Collection[str], path: Path) 
     try:
         worker = vendor("ai_edge_quantizer.quantizer").Quantizer(str(layers.path), _recipe(layers, in_float))
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
-            worker.quantize(seen, enable_progress_report=False).export_model(str(path), overwrite=True)
+            made = worker.quantize(seen, enable_progress_bar=False, enable_progress_report=False)
+            path.unlink(missing_ok=True)  # else it warns
+            made.export_model(str(path))
         read_tflite(str(path))
     except ConfigError:
         raise
