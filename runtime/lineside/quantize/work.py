@@ -86,9 +86,8 @@ def from_onnx(job: Job, source: Artefact) -> None:
     if found.best.fault:
         raise ConfigError(f"{source.path}: its INT8 model cannot be used: {found.best.fault}")
     path = job.scratch / f"{job.stem}_int8.onnx"
-    made = [
-        replace(maker.made(found.best.method, found.best.in_float, path), precision="mixed" if found.floats else "int8")
-    ]
+    one = maker.made(found.best.method, found.best.in_float, path)
+    made = [replace(one, precision="mixed" if found.floats else "int8")]
     if "openvino" in job.backends:
         made += _ir(job, network, [one() for one in feeds], found, replace(made[0], format="openvino"))
     rows = used_in_openvino(measured(job, [source, *made]), job.bounds)
@@ -171,8 +170,8 @@ def from_tflite(job: Job, source: Artefact) -> None:
     if not any(job.bounds.hold(row.score) for row in rows):
         job.say("no way to quantise the whole of it holds the bounds: looking for the layers that break them")
         found = search(layers.network, maker, job.bounds, job.say, budget_s=job.search_s, methods=("min-max",))
+        job.found["tflite"] = found
         if found.floats and not found.best.fault:
-            job.found["tflite"] = found
             path = job.scratch / f"{job.stem}_by_layer.tflite"
             made.append(maker.made("min-max", found.best.in_float, path))
             rows += measured(job, made[-1:])
