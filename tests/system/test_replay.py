@@ -80,7 +80,7 @@ dwell_s = 0.2
 off_s = 0.2
 [evidence]
 nice = 0
-accept_share = 0.9
+accept_share = 0.5
 ring_mb = 100
 queue_mb = 2000
 min_free_mb = 100
