@@ -110,6 +110,17 @@ def test_layers_that_break_accuracy_stay_in_float_and_are_named(
     assert inputs == {"stem": "image", "middle": "Relu", "head": "DequantizeLinear"}
 
 
+def test_a_search_without_time_says_what_it_did_not_try(tmp_path: Path, pictures: Path, capsys: Captured) -> None:
+    model = colour_model(tmp_path / "model.onnx", outlier=200)
+    code, folder = made(tmp_path, model, pictures, "--search-s", "0", "--accept-flips")
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert "Not tried with the ONNX file for want of time (--search-s 0): percentile, " in out
+    assert "any layer alone, or in float" in out
+    assert "Not tried, for want of time (`--search-s`): percentile, " in (folder / "quantize.md").read_text()
+    assert len(report(folder)["onnx"]["tried"]) == 2  # type: ignore[index]
+
+
 def test_it_refuses_what_flips_too_much_and_writes_nothing(tmp_path: Path, pictures: Path, capsys: Captured) -> None:
     code, folder = made(tmp_path, unsavable(tmp_path / "bad.onnx"), pictures)
     err = capsys.readouterr().err
@@ -302,6 +313,8 @@ def test_a_model_with_nothing_to_quantise_is_refused(tmp_path: Path, pictures: P
     [
         (("--max-flips", "2"), "--max-flips 2: a share, 0 to 1"),
         (("--calibration", "0"), "--calibration 0: at least 1"),
+        (("--search-s", "-1"), "--search-s -1: seconds, 0 or more"),
+        (("--search-s", "nan"), "--search-s nan: seconds, 0 or more"),
         (("--backend", "tensorrt"), "--backend tensorrt: is not installed"),
         (("--backend", "litert"), "nothing that it runs can be made of onnx: LiteRT wants a float"),
         (("--labels-from", "nowhere"), "--labels-from nowhere: holds boxes, but the task is classify"),

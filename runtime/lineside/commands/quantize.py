@@ -66,6 +66,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("calibration", "validation"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: at least 1")
+    if not args.search_s >= 0:
+        raise ConfigError(f"--search-s {args.search_s:g}: seconds, 0 or more")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise ConfigError(f"{args.output}: exists and is not empty: a bundle is never changed; give another folder")
 
