@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,14 @@ def test_what_breaks_in_the_onnx_file_stays_in_float_in_the_ir(tmp_path: Path) -
     assert fed_by_steps(made(tmp_path, colour_model(tmp_path / "model.onnx"))[1])["middle"]
     kept = made(tmp_path, colour_model(tmp_path / "model.onnx"), ("stem", "stem_relu", "middle", "middle_relu"))[1]
     assert fed_by_steps(kept) == {"stem": False, "middle": False, "head": True}
+
+
+@pytest.mark.usefixtures("nncf")
+def test_nncf_does_not_quieten_our_own_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        made(tmp_path, colour_model(tmp_path / "model.onnx"))
+    logging.getLogger("lineside.test").warning("still heard")
+    assert "still heard" in caplog.text
 
 
 @pytest.mark.usefixtures("nncf")
