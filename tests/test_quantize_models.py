@@ -46,6 +46,7 @@ def test_a_real_detector_loses_little_and_runs_as_a_bundle(data: Path, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_yolox_nano_loses_a_fifth_of_its_findings_in_plain_int8_and_few_layers_in_float_bring_them_back(
     data: Path, tmp_path: Path
 ) -> None:
