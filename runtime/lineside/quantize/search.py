@@ -85,7 +85,7 @@ class _Time:
     """What is left of a search's time, and for how many more tries that is enough."""
 
     def __init__(self, budget_s: float, clock: Callable[[], float]) -> None:
-        self._clock, self._ends_s, self._last_s = clock, clock() + budget_s, 0.0
+        self._clock, self._ends_s, self._last_s, self._least_s = clock, clock() + budget_s, 0.0, math.inf
 
     @property
     def left_s(self) -> float:
@@ -95,10 +95,16 @@ class _Time:
     def tries(self) -> int:
         return int(self.left_s / self._last_s) if self._last_s > 0 else 1
 
+    @property
+    def most_tries(self) -> int:
+        """If each is as short as the shortest: a calibration's first one computes its ranges, too."""
+        return int(self.left_s / self._least_s) if self._least_s > 0 else 1
+
     def of(self, make: Callable[[], Candidate]) -> Candidate:
         began_s = self._clock()
         made = make()
         self._last_s = self._clock() - began_s
+        self._least_s = min(self._least_s, self._last_s)
         return made
 
 
@@ -164,11 +170,11 @@ def search(
 
     def more(now: int) -> int:
         """How many layers next: twice as many, or more where that would not come to all but one of them in time."""
-        tries = max(1, time_left.tries // max(1, len(hopeful)))
+        tries = max(1, time_left.most_tries // max(1, len(hopeful)))
         return min(most, max(2 * now, math.ceil(now * math.pow(most / now, 1 / tries))))
 
     low, high, holding, most = 0, 1, None, len(blamed) - 1
-    if most > 1 and time_left.tries < most.bit_length() * max(1, len(hopeful)):
+    if most > 1 and time_left.most_tries < most.bit_length() * max(1, len(hopeful)):
         high = more(1) // 2
     while low < most:
         if not time_left.tries:
