@@ -125,8 +125,20 @@ def coco(pictures: Sequence[Labelled], labels: Sequence[str], folder: Path) -> d
 
 def card(told: Told, scores: Sequence[Mapping[str, Any]], curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """card.md: what is said by hand, and between it the scores and the training curve."""
-    lines = [told.head.strip(), "", "## Scores", "", SCORED, "", *table(scores), "", "## Training curve", ""]
-    lines += ["AP50 on the pictures to choose by, averaged weights, in float.", ""]
+    whole = [{**row, "metrics": {k: v for k, v in row["metrics"].items() if " " not in k}} for row in scores]
+    lines = [told.head.strip(), "", "## Scores", "", SCORED, "", *table(whole), ""]
+    if len(told.labels) > 1:
+        ran = [row for row in scores if not row["fault"]]
+        least = sorted({name.split()[0] for row in ran for name in row["metrics"] if " " in name}, reverse=True)
+        lines += ["Each class alone, as each file finds it on the first backend that takes it:", ""]
+        files = {row["file"]: row["metrics"] for row in reversed(ran)}
+        lines += ["| file | | " + " | ".join(told.labels) + " |", "| --- | --- " + "| --- " * len(told.labels) + "|"]
+        for file, metrics in reversed(files.items()):
+            for at in least:
+                each_of = [found["value"] for name, found in metrics.items() if name.startswith(f"{at} ")]
+                lines.append(f"| {file} | {at} | " + " | ".join(f"{value:.3f}" for value in each_of) + " |")
+        lines.append("")
+    lines += ["## Training curve", "", "AP50 on the pictures to choose by, averaged weights, in float.", ""]
     lines += ["| course | epoch | loss | " + " | ".join(told.labels) + " |", "| --- " * (3 + len(told.labels)) + "|"]
     for course, points in curves.items():
         for point in points:
