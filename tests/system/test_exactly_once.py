@@ -164,7 +164,8 @@ def test_two_daemons_that_share_a_name_are_reported_by_both(
                 for daemon in (first, second):
                     eventually(lambda daemon=daemon: twins(daemon), within_s=30, what="the twin being noticed")
                     assert twins(daemon)[0]["shares"] == shares
-                    assert "stop one of them, or give each box and station a name of its own" in daemon.log()
+                    said = lambda daemon=daemon: "stop one of them, or give each box" in daemon.log()  # noqa: E731
+                    eventually(said, within_s=30, what="the log telling what to do")
                 audits = lambda: {m["epoch"] for _, m in list(watching.got) if m.get("command") == "twin"}  # noqa: E731
                 eventually(lambda: len(audits()) == 2, within_s=30, what="the audit of both")
                 told = lambda: {m["instance"] for m in watching.records("status") if m.get("twins")}  # noqa: E731

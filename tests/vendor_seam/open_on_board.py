@@ -28,7 +28,7 @@ GPU_PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
 
 
 class Session(onnxruntime.InferenceSession):
-    def __init__(self, path: str, sess_options: Any, providers: list[Any]) -> None:
+    def __init__(self, path: str, sess_options: Any, providers: list[Any], disabled_optimizers: Any = None) -> None:
         named = [(one, {}) if isinstance(one, str) else one for one in providers]
         CALLS.append(
             {
@@ -38,7 +38,9 @@ class Session(onnxruntime.InferenceSession):
                 "providers": named,
             }
         )
-        super().__init__(path, sess_options, providers=["CPUExecutionProvider"])
+        super().__init__(
+            path, sess_options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled_optimizers
+        )
         self.claimed = [name for name, _ in named]
 
     def get_providers(self) -> list[str]:
