@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -281,6 +282,7 @@ def _own_terminal() -> None:
     """In the child: standard input becomes its controlling terminal, so that ^C is a signal."""
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job, such as these tests, has it ignored
 
 
 def _at_a_terminal(answers: list[str], *words: str | Path) -> tuple[int, str]:
@@ -343,8 +345,6 @@ def test_run_on_nothing_is_78() -> None:
 
 
 def test_ctrl_c_stops_the_daemon_as_sigterm_does(tmp_path: Path, eventually: Callable[..., Any]) -> None:
-    import signal
-
     clip = pictures(tmp_path / "clip", 2)
     config = (
         f'[daemon]\nprofile = "{fake_profile(tmp_path / "fake.toml")}"\n[cameras.a]\ndriver = "clip"\npath = "{clip}"\n'
