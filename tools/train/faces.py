@@ -10,18 +10,15 @@ of the training list; the test list is scored by tools/score_models.py.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import drawn_boxes
 import numpy as np
-import torch
 from boxes import DATA, Labelled, Sample, batches, faces_mask, mosaic, placed, read, relit, split, turned
 from fit_yolo import Course, fit, pixels_of
 from qat import equalised, rounded, unrounded
-from ship import Told, ship
+from ship import Told, begin, ship
 from yolo import Shape, Yolo, start_from_yolox_nano
 
 LABELS = ("face",)
@@ -32,16 +29,7 @@ ROUNDING = Course(epochs=4, rate=1e-4, stop=2, every=1)  # more made it no bette
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/faces"), help="checkpoints and what is in between")
-    parser.add_argument("-o", "--output", type=Path, default=Path("models/face-yolo"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--version", default="1.0.0")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    cv2.setNumThreads(1)
-    torch.manual_seed(1)
-    asked.work.mkdir(parents=True, exist_ok=True)
+    asked = begin(__doc__, "build/faces", "models/face-yolo")
     net = rounding(asked.work, train(asked.work))
     told = Told(
         name="face-yolo",
@@ -70,7 +58,7 @@ def train(work: Path) -> Yolo:
 
 def rounding(work: Path, net: Yolo) -> Yolo:
     """With weights and activations rounded to 8 bits. A few channels that it took over from YOLOX-nano reach fifty
-    times as far as the others: unless they are equalised, INT8 costs this network 7 to 9 points of AP."""
+    times as far as the others; unless they are evened out, `lineside quantize` refuses the INT8 files."""
     known, _ = split(faces_mask("train"))
     even = equalised(net.eval(), pixels_of([fitted(*loaded(picture))[0] for picture in known[:64]]))
     return unrounded(course(work / "rounding", rounded(even), ROUNDING))
@@ -150,8 +138,8 @@ does by age, sex or skin colour was not measured. It must not be used to recogni
 Two heads that tools/train/drawn_boxes.py draws, one with a mask; no photo of anyone is in the bundle.
 
 ## Made by
-`python tools/train/faces.py --work build/faces -o models/face-yolo` (torch 2.13.0 on a CPU with bfloat16 autocast, one
-thread). Another processor rounds differently, so weights and scores will differ a little.
+`python tools/train/faces.py --work build/faces -o models/face-yolo` (torch 2.13.0 on a CPU with bfloat16 autocast). The
+first 20 epochs of these weights followed a rate that falls over 50. Another processor rounds differently, so weights and scores will differ a little.
 """
 
 

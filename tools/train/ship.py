@@ -6,6 +6,7 @@ own commands, scored once on its test list, and described in its card."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,20 @@ class Told:
     words: tuple[str, ...]
     head: str  # of the card
     tail: str
+
+
+def begin(what: str | None, work: str, output: str) -> argparse.Namespace:
+    """What was asked for on the command line; sets threads and seeds."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(work), help="checkpoints and what is in between")
+    parser.add_argument("-o", "--output", type=Path, default=Path(output))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--version", default="1.0.0")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    cv2.setNumThreads(1)
+    torch.manual_seed(1)
+    return asked
 
 
 def ship(
