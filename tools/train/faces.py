@@ -138,8 +138,9 @@ does by age, sex or skin colour was not measured. It must not be used to recogni
 Two heads that tools/train/drawn_boxes.py draws, one with a mask; no photo of anyone is in the bundle.
 
 ## Made by
-`python tools/train/faces.py --work build/faces -o models/face-yolo` (torch 2.13.0 on a CPU with bfloat16 autocast). The
-first 20 epochs of these weights followed a rate that falls over 50. Another processor rounds differently, so weights and scores will differ a little.
+`python tools/train/faces.py --work build/faces -o models/face-yolo` (torch 2.13.0 on a CPU with bfloat16 autocast).
+The first 20 epochs followed a rate that falls over 50. Another processor rounds differently, so weights
+and scores will differ a little.
 """
 
 

@@ -137,8 +137,9 @@ never seen.
 A board that tools/train/drawn_boxes.py draws, with a defect of each kind; no picture of the dataset is in the bundle.
 
 ## Made by
-`python tools/train/pcb.py --work build/pcb -o models/pcb-yolo` (torch 2.13.0 on a CPU with bfloat16 autocast). The first
-4 epochs of the second course followed a rate that falls over 30. Another processor rounds differently, so weights and scores will differ a little.
+`python tools/train/pcb.py --work build/pcb -o models/pcb-yolo` (torch 2.13.0 on a CPU with bfloat16 autocast). The
+first 4 epochs of the second course followed a rate that falls over 30. Another processor rounds differently, so weights
+and scores will differ a little.
 """
 
 
