@@ -48,6 +48,7 @@ SCORED_ON = {  # bundle -> list
     "face-yolo": "faces_mask",
     "ballscrew-mobilenet": "bsdata",
     "ballscrew-mobilevit": "bsdata",
+    "ballscrew-resnet50": "bsdata",  # not shipped: to compare with
     "tile-mobilenet": "magnetic_tile",
     "tile-anomaly": "magnetic_tile",
 }

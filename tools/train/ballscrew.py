@@ -4,6 +4,10 @@
     python tools/train/ballscrew.py mobilenet --work build/ballscrew-mobilenet -o models/ballscrew-mobilenet
     python tools/train/ballscrew.py mobilevit --work build/ballscrew-mobilevit -o models/ballscrew-mobilevit
 
+and the reference that is not shipped, on smaller pictures, as it takes ten times as long:
+
+    python tools/train/ballscrew.py resnet50 --size 320x128 --work build/ballscrew-resnet50 -o build/reference-bundle
+
 It may be stopped and started again: training goes on from its last checkpoint in --work.
 """
 
@@ -30,7 +34,8 @@ MORE_EPOCHS = 4  # with all places
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("net", choices=("mobilenet", "mobilevit"))
+    parser.add_argument("net", choices=("mobilenet", "mobilevit", "resnet50"))
+    parser.add_argument("--size", default=f"{WIDTH_PX}x{HEIGHT_PX}", metavar="WxH", help="of the input")
     name = f"ballscrew-{parser.parse_known_args()[0].net}"
     release.options(parser, name)
     asked = parser.parse_args()
@@ -44,7 +49,8 @@ def main() -> None:
         golden={"ok": drawn.spindle(defect=False), "pitting": drawn.spindle(defect=True)},
     )
     head = HEAD.replace("{name}", name).replace("{architecture}", ARCHITECTURE[asked.net])
-    first = plan_of(WIDTH_PX, HEIGHT_PX)
+    head = head.replace("{size}", asked.size.replace("x", " x "))
+    first = plan_of(*map(int, asked.size.split("x")))
     job = release.Job(
         told=told,
         net=asked.net,
@@ -89,7 +95,7 @@ Says of a photo of a ball screw's spindle whether it shows pitting, damage of th
 - Licence: CC BY-SA 4.0, as that of the photos it was trained on: BSData, github.com/2Obe/BSData, by Schlagenhauf and
   Landwehr ("Industrial Machine Tool Element Surface Defect Dataset", arXiv 2103.13003). The weights began with
   torchvision's MobileNetV2 (BSD-3-Clause; LICENSE).
-- Input: 640 x 256 RGB, the picture stretched to that.
+- Input: {size} RGB, the picture stretched to that.
 {architecture}
 - In training one more output told for each spot of the map what it shows, from the authors' polygons; it is not in the
   files.
@@ -119,6 +125,8 @@ ARCHITECTURE = {
   QUANTIZE, DEQUANTIZE, ADD, TRANSPOSE, RESHAPE, MEAN, SQUARED_DIFFERENCE, RSQRT, MUL, SUB, SLICE, FULLY_CONNECTED (of
   tokens), BATCH_MATMUL, SOFTMAX, CONCATENATION, AVERAGE_POOL_2D, MAX_POOL_2D. Made by
   `lineside quantize`; quantize.md says how and what it changed, parity.json how far each file is from FP32.""",
+    "resnet50": """\
+- ResNet50 (He et al. 2015), trained from nothing. It is here to compare with, and is not shipped.""",
 }
 
 TAIL = """\

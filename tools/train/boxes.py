@@ -101,6 +101,22 @@ def turned(image: Picture, truth: Truth, quarter: int, mirror: bool) -> Sample:
     return np.ascontiguousarray(image), truth
 
 
+def mended(image: Picture, truth: Truth, template: Picture, share: float, rng: np.random.Generator) -> Sample:
+    """`share` of the boxes as the template has them, and asked for no more. A box around which template and picture
+    differ, as where the template lies askew, stays."""
+    image, kept = image.copy(), np.ones(len(truth), bool)
+    for number in np.flatnonzero(rng.random(len(truth)) < share):
+        x1, y1, x2, y2 = truth[number, 1:].astype(int)
+        inner, outer = (
+            (slice(max(0, y1 - margin), y2 + margin), slice(max(0, x1 - margin), x2 + margin)) for margin in (3, 10)
+        )
+        differs = (image[..., 0] > 127) != (template[..., 0] > 127)
+        if differs[outer].sum() - differs[inner].sum() <= 0.03 * (differs[outer].size - differs[inner].size):
+            image[inner] = template[inner]
+            kept[number] = False
+    return image, truth[kept]
+
+
 def clipped(truth: Truth, width_px: int, height_px: int, least: float = 0.6) -> Truth:
     """Cut to the picture; what shows less than `least` of itself becomes class -1."""
     truth = truth.copy()

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from average import follow
 from nets import STRIDE_PX, Classifier
 from numpy.typing import NDArray
 from photos import Changes, Image, Sample, Shelf, canvas_of, changed
@@ -139,15 +140,6 @@ def pixels(canvases: Sequence[Image], spec: InputSpec) -> Tensor:
     stacked = torch.from_numpy(np.stack(canvases)[..., ::-1].copy()).permute(0, 3, 1, 2).float()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
     return ((stacked - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def follow(average: torch.nn.Module, net: torch.nn.Module, keep: float) -> None:
-    for mine, theirs in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
-        if mine.dtype.is_floating_point:
-            mine.mul_(keep).add_(theirs, alpha=1 - keep)
-        else:
-            mine.copy_(theirs)
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def main() -> None:
         version=asked.version,
         licence="Apache-2.0",
         source="tools/train/faces.py, trained on faces_mask from YOLOX-nano's weights; card.md",
-        size_px=SIDE_PX,
+        size_px=(SIDE_PX, SIDE_PX),
         labels=LABELS,
         golden={"faces": drawn_boxes.faces()},
         words=("--resize", "letterbox_top_left", "--pad-value", "114", "--validation", "150", "--search-s", "120"),

@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
+from average import follow
 from boxes import Picture, Sample
-from detector import cells
-from fit import follow
 from score import Found, average_precision
-from torch import Tensor
-from yolo import STRIDES, Exported, Yolo
+from torch import Tensor, nn
+from yolo import STRIDES, Exported, cells
 from yolo_loss import corners, loss_of
 
+Net = TypeVar("Net", bound=nn.Module)
 Epoch = Callable[[int], Iterator[Sequence[Sample]]]  # number -> its batches
 
 
@@ -41,13 +42,13 @@ class Course:
 
 def fit(
     folder: Path,
-    net: Yolo,
+    net: Net,
     course: Course,
     batches: Epoch,
     last: Epoch,
     chosen: Sequence[Sample],
     labels: Sequence[str],
-) -> Yolo:
+) -> Net:
     """Train, or load what has been trained. Returns the averaged weights, in eval mode. `net`: as it starts."""
     net = net.to(memory_format=torch.channels_last)
     average = copy.deepcopy(net)
@@ -114,7 +115,7 @@ def asked(truth: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def find(net: Yolo, samples: Sequence[Sample], min_score: float = 0.05, nms_iou: float = 0.5) -> list[Found]:
+def find(net: nn.Module, samples: Sequence[Sample], min_score: float = 0.05, nms_iou: float = 0.5) -> list[Found]:
     """Findings of the float model: per picture (K, 6) class, score, x1 y1 x2 y2. Pictures' sides: multiples of 32."""
     exported = Exported(net).eval()
     found = []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import drawn_boxes
 import numpy as np
-from boxes import DATA, PCB_LABELS, Labelled, Sample, batches, cropped, deeppcb, read, split, template, turned
+from boxes import DATA, PCB_LABELS, Labelled, Sample, batches, cropped, deeppcb, mended, read, split, template, turned
 from fit_yolo import Course, fit
 from ship import Told, begin, ship
 from yolo import Shape, Yolo
@@ -23,11 +23,15 @@ from lineside.images import read_image
 
 SHAPE = Shape(classes=len(PCB_LABELS), depthwise=False, width=16, depth=2, head_layers=1)
 WHOLE_PX = 640
+COURSES = ("first", "second", "third")
 # What the first chooses by are boards that it never sees; the second, other pictures of boards that it sees, as in the
 # test list.
 FIRST = Course(epochs=60, rate=2e-3, stop=26)
 SECOND = Course(epochs=22, rate=1e-3, plain=3)
 TEMPLATES = 0.25  # of the second course's windows
+# The third sees each place of a board with its defect and, mended, without.
+THIRD = Course(epochs=70, rate=1e-3, plain=5)
+MENDED = 0.3  # of its defects
 
 
 def main() -> None:
@@ -38,27 +42,28 @@ def main() -> None:
         version=asked.version,
         licence="Apache-2.0 (weights); data: DeepPCB, MIT, its README says for research",
         source="tools/train/pcb.py, trained on DeepPCB; card.md",
-        size_px=WHOLE_PX,
+        size_px=(WHOLE_PX, WHOLE_PX),
         labels=PCB_LABELS,
         golden={"board": drawn_boxes.board()},
         words=("--resize", "letterbox", "--max-loss", "0.005", "--validation", "150", "--search-s", "120"),
         head=HEAD,
         tail=TAIL,
     )
-    curves = {name: asked.work / name / "curve.json" for name in ("first", "second")}
+    curves = {name: asked.work / name / "curve.json" for name in COURSES}
     ship(net, told, deeppcb("train"), curves, DATA, asked.work, asked.output)
 
 
 def train(work: Path) -> Yolo:
-    """Two courses. The first learns what defects look like. Whether a round spot of copper or a thin trace belongs to a
-    board cannot be seen in one picture of it alone: the second learns the boards, from their templates too."""
-    for name in ("first", "second"):
+    """Three courses. The first learns what defects look like. Whether a round spot of copper or a thin trace belongs to
+    a board cannot be seen in one picture of it alone: the others learn the boards, from their templates too."""
+    for name in COURSES:
         (work / name).mkdir(parents=True, exist_ok=True)
     others, unseen = split(deeppcb("train"))
     net = course(work / "first", Yolo(SHAPE), FIRST, others, [], unseen, window_px=384, turns=1.0)
     more, choose = unseen[::2], unseen[1::2]
     known = [*others, *more]
-    return course(work / "second", net, SECOND, known, known, choose, window_px=448, turns=0.3)
+    net = course(work / "second", net, SECOND, known, known, choose, window_px=448, turns=0.3)
+    return course(work / "third", net, THIRD, known, known, choose, window_px=448, turns=0.3, mend=MENDED)
 
 
 def course(
@@ -70,13 +75,17 @@ def course(
     choose: Sequence[Labelled],
     window_px: int,
     turns: float,
+    mend: float = 0.0,
 ) -> Yolo:
-    """`turns`: the share of windows that are turned by right angles and mirrored."""
+    """`turns`: the share of windows that are turned by right angles and mirrored. `mend`: of the defects that look as
+    their template does; then no whole templates are shown."""
     pictures: list[Sample] = [(read(one), one.truth) for one in train]
     nothing = np.zeros((0, 5), np.float32)
     clean = [template(one) for one in templates]
 
     def picked(index: int, rng: np.random.Generator) -> Sample:
+        if mend:
+            return mended(*pictures[index], read_image(clean[index]), mend, rng)
         if clean and rng.random() < TEMPLATES:
             return read_image(clean[int(rng.integers(len(clean)))]), nothing
         return pictures[index]

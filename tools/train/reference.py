@@ -1,9 +1,11 @@
-"""How much sooner a bundle answers than ResNet50 in FP32, with the same input, on each backend, one thread:
+"""How much sooner a bundle answers than ResNet50 in FP32, or its own float model, with the same input, on each backend,
+one thread:
 
     python tools/train/reference.py models/ballscrew-mobilevit --work build/reference
+    python tools/train/reference.py models/pcb-yolo --of build/pcb/pcb-yolo.pt2 --work build/pcb/reference
 
-ResNet50's weights are random: they do not change its time. OpenVINO computes it in FP32, which it would not by itself
-where the processor has bfloat16. Every model has its turn in every round, so that all see the same noise.
+ResNet50's weights are random: they do not change its time. OpenVINO computes float in FP32, which it would not do by
+itself where the processor has bfloat16. Every model has its turn in every round, so that all see the same noise.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -27,7 +29,7 @@ from lineside.contracts import Backend
 from lineside.hal import board, choose, profile
 from lineside.quantize.pytorch import export
 from lineside.records import Artefact
-from lineside.store.bundle import Bundle, open_bundle, sha256_of
+from lineside.store.bundle import Bundle, artefact_files, open_bundle, sha256_of
 
 ROUNDS, RUNS = 7, 5
 BACKENDS = {"onnxruntime": ("onnx",), "openvino": ("onnx", "openvino"), "litert": ("tflite",)}
@@ -35,12 +37,14 @@ BACKENDS = {"onnxruntime": ("onnx",), "openvino": ("onnx", "openvino"), "litert"
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One file on one backend, and the reference there: medians of one thread, ms."""
+    """One file on one backend, and the reference there: medians of one thread, ms; files in MB."""
 
     backend: str
     file: str
     precision: str
+    megabytes: float
     ms: float
+    reference_megabytes: float
     reference_ms: float
     times_sooner: float
 
@@ -48,24 +52,27 @@ class Timed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", help="folder of the bundle")
+    parser.add_argument("--of", type=Path, metavar="PT2", help="the bundle's float model as it was trained")
     parser.add_argument("--work", type=Path, default=Path("build/reference"), help="where the reference is exported")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write it there, too")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     bundle = open_bundle(asked.bundle)
     asked.work.mkdir(parents=True, exist_ok=True)
-    found = [one for name in BACKENDS for one in timed(bundle, references(bundle, asked.work), name)]
+    found = [one for name in BACKENDS for one in timed(bundle, references(bundle, asked.work, asked.of), name)]
+    than = "its own float model" if asked.of else "ResNet50 in FP32"
     for one in found:
-        sooner = f"{one.times_sooner:.2f} times as fast as ResNet50 FP32, {one.reference_ms:.2f} ms"
-        print(f"{one.backend:12} {one.file:36} {one.precision:6} {one.ms:8.2f} ms: {sooner}")
+        sooner = f"{one.times_sooner:.2f} times as fast as {than}, {one.reference_ms:.2f} ms"
+        smaller = f"{one.megabytes:.2f} of {one.reference_megabytes:.2f} MB"
+        print(f"{one.backend:12} {one.file:36} {one.precision:6} {one.ms:8.2f} ms: {sooner}; {smaller}")
     if asked.json:
         rows = [{name: getattr(one, name) for name in one.__slots__} for one in found]
         asked.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def references(bundle: Bundle, work: Path) -> list[Artefact]:
-    """ResNet50 with the bundle's input, float, as ONNX and TFLite; exported once."""
-    spec, program = bundle.input, work / "resnet50.pt2"
+def references(bundle: Bundle, work: Path, program: Path | None = None) -> list[Artefact]:
+    """A float model, or ResNet50 with the bundle's input, as ONNX and TFLite; exported once."""
+    spec, program = bundle.input, program or work / "resnet50.pt2"
     assert spec.width_px is not None
     assert spec.height_px is not None
     if not program.exists():
@@ -106,10 +113,16 @@ def timed(bundle: Bundle, references: list[Artefact], name: str) -> Iterator[Tim
             name,
             Path(artefact.path).name,
             artefact.precision,
+            megabytes(artefact),
             round(median, 3),
+            megabytes(theirs),
             round(reference, 3),
             round(reference / median, 2),
         )
+
+
+def megabytes(artefact: Artefact) -> float:
+    return round(sum(part.stat().st_size for part in artefact_files(Path(artefact.path))) / 1e6, 3)
 
 
 def _open(bundle: Bundle, artefact: Artefact, name: str) -> Backend:

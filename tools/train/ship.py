@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import torch
 from boxes import Labelled, read
 from card_classifier import table
 from release import ROOT, lineside, publish, scored
-from yolo import OUTPUTS, Exported, Yolo
+from torch import nn
+from yolo import OUTPUTS, Exported
 
 from lineside.records import Image
 
@@ -37,7 +38,7 @@ class Told:
     version: str
     licence: str
     source: str
-    size_px: int
+    size_px: tuple[int, int]  # width and height
     labels: tuple[str, ...]
     golden: Mapping[str, Image]  # a drawn picture for each name
     words: tuple[str, ...]
@@ -60,15 +61,17 @@ def begin(what: str | None, work: str, output: str) -> argparse.Namespace:
 
 
 def ship(
-    net: Yolo,
+    net: nn.Module,
     told: Told,
     pictures: Sequence[Labelled],
     curves: Mapping[str, Path],
     data: Path,
     work: Path,
     output: Path,
+    beyond: Callable[[Path, Path], str] = lambda bundle, reference: "",
 ) -> None:
-    """Put the bundle at `output`. `pictures`: to calibrate and measure INT8 on; `curves`: what each course left."""
+    """Put the bundle at `output`. `pictures`: to calibrate and measure INT8 on; `curves`: what each course left;
+    `beyond`: more for the card, of the bundle and the float model."""
     names = ("float", "shown", "golden", "quantised", "with-golden", "bundle")
     float_, shown, drawn, quantised, with_golden, bundle = (work / name for name in names)
     for folder in (float_, shown, drawn, quantised, with_golden, bundle):
@@ -79,7 +82,7 @@ def ship(
         cv2.imwrite(str(drawn / f"{name}.png"), image)
     (work / "boxes.json").write_text(json.dumps(coco(pictures, told.labels, shown)))
     (work / "labels.txt").write_text("".join(f"{label}\n" for label in told.labels))
-    exported, sample = Exported(net).eval(), torch.zeros(1, 3, told.size_px, told.size_px)
+    exported, sample = Exported(net).eval(), torch.zeros(1, 3, *reversed(told.size_px))
     program, reference = work / f"{told.name}.pt2", float_ / f"{told.name}_fp32.onnx"
     torch.export.save(torch.export.export(exported, (sample,)), str(program))
     names_of = {"input_names": ["image"], "output_names": list(OUTPUTS)}
@@ -98,26 +101,16 @@ def ship(
             "--std",
             "1,1,1",
         ),
-        *(
-            "--name",
-            told.name,
-            "--version",
-            told.version,
-            "--licence",
-            told.licence,
-            "--source",
-            told.source,
-            *told.words,
-        ),
+        *("--name", told.name, "--version", told.version, "--licence", told.licence, "--source", told.source),
+        *told.words,
     )
     lineside("bundle", "golden", quantised, *sorted(drawn.iterdir()), "-o", with_golden)
     asked = ("--data", shown, "--reference", reference, "--state-dir", work / "state")
     lineside("parity", "--bundle", with_golden, *asked, "--into", bundle)
     shutil.copyfile(ROOT / "LICENSE", bundle / "LICENSE")
     scores = scored(told.name, bundle, work, data)
-    (bundle / "card.md").write_text(
-        card(told, scores, {name: json.loads(path.read_text()) for name, path in curves.items()})
-    )
+    courses = {name: json.loads(path.read_text()) for name, path in curves.items()}
+    (bundle / "card.md").write_text(card(told, scores, courses, beyond(bundle, reference)))
     publish(bundle, output)
 
 
@@ -138,7 +131,9 @@ def coco(pictures: Sequence[Labelled], labels: Sequence[str], folder: Path) -> d
     return {"images": images, "annotations": boxes, "categories": categories}
 
 
-def card(told: Told, scores: Sequence[Mapping[str, Any]], curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def card(
+    told: Told, scores: Sequence[Mapping[str, Any]], curves: Mapping[str, Sequence[Mapping[str, Any]]], beyond: str
+) -> str:
     """card.md: what is said by hand, and between it the scores and the training curve."""
     whole = [{**row, "metrics": {k: v for k, v in row["metrics"].items() if " " not in k}} for row in scores]
     lines = [told.head.strip(), "", "## Scores", "", SCORED, "", *table(whole), ""]
@@ -153,6 +148,7 @@ def card(told: Told, scores: Sequence[Mapping[str, Any]], curves: Mapping[str, S
                 each_of = [found["value"] for name, found in metrics.items() if name.startswith(f"{at} ")]
                 lines.append(f"| {file} | {at} | " + " | ".join(f"{value:.3f}" for value in each_of) + " |")
         lines.append("")
+    lines += [beyond.strip(), ""] if beyond else []
     lines += ["## Training curve", "", "AP50 on the pictures to choose by, averaged weights, in float.", ""]
     lines += ["| course | epoch | loss | " + " | ".join(told.labels) + " |", "| --- " * (3 + len(told.labels)) + "|"]
     for course, points in curves.items():

@@ -144,9 +144,10 @@ class Head(nn.Module):
 
 
 class Exported(nn.Module):
-    """A copy that ships: per stride scores (1, n, C) after the sigmoid, then side logits (1, n, 4 * BINS)."""
+    """A copy that ships, of a network with such maps: per stride scores (1, n, C) after the sigmoid, then side logits
+    (1, n, 4 * BINS)."""
 
-    def __init__(self, net: Yolo) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = copy.deepcopy(net).to(memory_format=torch.contiguous_format).eval()
         for module in [m for m in self.net.modules() if isinstance(m, Conv)]:
@@ -161,6 +162,12 @@ class Exported(nn.Module):
 def rows(level: Tensor) -> Tensor:
     """(B, K, h, w) -> (B, h * w, K)."""
     return level.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def cells(height: int, width: int, stride: int) -> Tensor:
+    """Centre of every cell in pixels: (H * W, 2)."""
+    ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return (torch.stack((xs, ys), -1).reshape(-1, 2).float() + 0.5) * stride
 
 
 OUTPUTS = tuple(f"{what}_{stride}" for what in ("scores", "reg") for stride in STRIDES)

@@ -7,10 +7,9 @@ how well the box fits, GIoU (Rezatofighi et al. 2019) and distribution focal los
 from __future__ import annotations
 
 import torch
-from detector import cells
 from torch import Tensor
 from torch.nn import functional
-from yolo import BINS, STRIDES, rows
+from yolo import BINS, STRIDES, cells, rows
 
 CANDIDATES = 10  # cells a box, at most
 BOX_WEIGHT, SIDE_WEIGHT, SCORE_WEIGHT = 2.0, 0.5, 1.0
