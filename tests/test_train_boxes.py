@@ -10,7 +10,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools" / "train"))
 
-from boxes import Labelled, Sample, batches, clipped, cropped, deeppcb, faces_mask, mosaic, placed, split, turned
+from boxes import (
+    Labelled,
+    Sample,
+    batches,
+    clipped,
+    cropped,
+    deeppcb,
+    faces_mask,
+    mended,
+    mosaic,
+    placed,
+    split,
+    turned,
+)
 
 BOX = (60, 30, 90, 50)
 
@@ -46,6 +59,24 @@ def test_a_window_keeps_what_it_shows_and_does_not_ask_for_a_sliver() -> None:
         assert tuple(truth[0, 1:]) == white(image)
         shown = np.prod(truth[0, 3:] - truth[0, 1:3]) / (30 * 20)
         assert truth[0, 0] == (2 if shown >= 0.6 else -1)
+
+
+def test_a_mended_defect_looks_as_its_template_and_is_not_asked_for() -> None:
+    image, truth = marked(box=(60, 30, 80, 45))
+    image[80:90, 140:160] = 255
+    truth = np.concatenate((truth, np.array([[1, 140, 80, 160, 90]], np.float32)))
+    template = np.zeros_like(image)
+    whole, left = mended(image, truth, template, 1.0, np.random.default_rng(0))
+    assert not whole.any()
+    assert len(left) == 0
+    same, kept = mended(image, truth, template, 0.0, np.random.default_rng(0))
+    assert (same == image).all()
+    assert (kept == truth).all()
+    template[:, 40:62] = 255  # askew there: what lies beside the first box differs, too
+    one, rest = mended(image, truth, template, 1.0, np.random.default_rng(0))
+    assert rest.tolist() == truth[:1].tolist()
+    assert white(one) == (60, 30, 80, 45)
+    assert image[85, 150, 0] == 255, "the picture itself was changed"
 
 
 def test_what_lies_outside_is_dropped() -> None:

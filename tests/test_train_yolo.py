@@ -15,6 +15,7 @@ ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools" / "train"))
 
+import detector  # noqa: E402
 import qat  # noqa: E402
 import yolo  # noqa: E402
 from yolo_loss import loss_of  # noqa: E402
@@ -77,9 +78,17 @@ def test_equalising_changes_no_answer_and_makes_rounding_cost_less() -> None:
     assert cost(even) < 0.8 * cost(uneven)
 
 
-def test_a_few_steps_teach_a_box() -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: yolo.Yolo(yolo.Shape(classes=1, depthwise=False, depth=1, head_layers=1)),
+        lambda: detector.Detector(classes=1),
+    ],
+    ids=["yolo", "separable"],
+)
+def test_a_few_steps_teach_a_box(make: Any) -> None:
     torch.manual_seed(0)
-    net = yolo.Yolo(yolo.Shape(classes=1, depthwise=False, depth=1, head_layers=1))
+    net = make()
     pixels = torch.zeros(2, 3, 96, 96)
     pixels[:, :, 30:60, 20:70] = 255
     truth = torch.tensor([[0, 20.0, 30.0, 70.0, 60.0]])
@@ -92,3 +101,5 @@ def test_a_few_steps_teach_a_box() -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
+    shapes = [tuple(output.shape[1:]) for output in yolo.Exported(net).eval()(pixels)]
+    assert shapes == [(144, 1), (36, 1), (9, 1), (144, 32), (36, 32), (9, 32)]
