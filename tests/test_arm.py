@@ -248,7 +248,7 @@ frames = "every"
 [[stations.inspect.rules]]
 kind = "defect"
 labels = ["scratch", "stain", "chip", "missing_hole"]
-min_score = 0.65
+min_score = 0.5
 """
 
 

@@ -21,8 +21,8 @@ from score import average_precision
 
 BACKENDS = ("onnxruntime", "litert", "openvino")
 CLIP_SEED, FRAME_SEED = 910_000, 900_000
-MIN_SCORE, MIN_FRAMES = 0.65, 2  # of the card
-LEAST_AP50 = {"part": 0.98, "scratch": 0.6, "stain": 0.8, "chip": 0.85, "missing_hole": 0.8}
+MIN_SCORE, MIN_FRAMES = 0.5, 2  # of the card
+LEAST_AP50 = {"part": 0.98, "scratch": 0.7, "stain": 0.85, "chip": 0.85, "missing_hole": 0.8}
 
 
 def test_the_bundle_is_small_and_names_its_licence_and_card() -> None:

@@ -145,7 +145,7 @@ def test_a_picture_whose_answer_hangs_on_a_grey_level_is_refused(
 
 
 def test_a_model_that_answers_otherwise_fails(shipped_golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rewrite(shipped_golden, lambda told: told["cases"][0]["answers"]["conveyor_int8.onnx"].pop(0))
+    rewrite(shipped_golden, lambda told: told["cases"][0]["answers"]["conveyor-parts_int8.onnx"].pop(0))
     assert main(["bundle", "verify", str(shipped_golden), "--backend", "onnxruntime"]) == 1
     assert "is not in the golden answer" in capsys.readouterr().out
 

@@ -192,7 +192,7 @@ def test_the_passport_of_the_release_is_inside_and_shown(released: Path, capsys:
     capsys.readouterr()
     assert main(["bundle", "show", str(released)]) == 0
     shown = capsys.readouterr().out
-    assert "parity     no fp32 reference: against conveyor_int8.onnx on onnxruntime:cpu, 2 pictures" in shown
+    assert "parity     no fp32 reference: against conveyor-parts_int8.onnx on onnxruntime:cpu, 2 pictures" in shown
     assert "decisions that flip   0, 0.0 % (0.0 to 65.8)" in shown
     told = json.loads((released / "parity.json").read_text())
     assert told["machine"]["cpu"]

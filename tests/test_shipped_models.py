@@ -22,7 +22,6 @@ from lineside.store.bundle import open_bundle
 
 FOLDERS = sorted(manifest.parent for manifest in shipped("models").glob("*/model.toml"))
 MAX_BYTES = 8_000_000
-NO_PASSPORT = {"conveyor-parts"}  # its float model was not kept
 pytestmark = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
@@ -57,8 +56,6 @@ def test_a_bundle_answers_its_golden_pictures_on_each_backend(folder: Path) -> N
 
 def test_a_bundle_carries_a_passport_of_each_file(folder: Path) -> None:
     bundle = open_bundle(folder)
-    if bundle.name in NO_PASSPORT:
-        pytest.skip("released before there were passports, and its float model is gone")
     assert bundle.parity_sha256 is not None
     found = passport.read(folder, bundle.parity_sha256)
     assert found.reference.is_fp32

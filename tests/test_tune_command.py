@@ -87,13 +87,13 @@ def test_fast_and_wrong_is_refused_by_the_golden_pictures(tune: Tune) -> None:
 @pytest.mark.usefixtures("swapped")
 def test_fast_and_wrong_named_first_does_not_become_the_reference(tune: Tune) -> None:
     plan = tune("--bundle", "conveyor-parts", "--backend", "hasty", "--backend", "onnxruntime")
-    assert plan["reference"].startswith("conveyor_int8.onnx on onnxruntime")
+    assert plan["reference"].startswith("conveyor-parts_int8.onnx on onnxruntime")
     assert plan["tried"][0]["backend"] == "onnxruntime"
 
 
 @pytest.mark.usefixtures("swapped")
 def test_fast_and_wrong_is_refused_by_flips_where_there_are_no_golden_pictures(tune: Tune, tmp_path: Path) -> None:
-    bundle = copy_without_golden(tmp_path / "bundle", fp32="conveyor_int8.onnx")
+    bundle = copy_without_golden(tmp_path / "bundle", fp32="conveyor-parts_int8.onnx")
     data = open_bundle("conveyor-parts").folder / "golden"
     shown = Path(shutil.copytree(data, tmp_path / "data"))
     cv2.imwrite(str(shown / "empty.png"), np.zeros((288, 512, 3), np.uint8))
@@ -228,7 +228,7 @@ def test_pictures_that_cannot_be_read_are_named_and_counted(
 
 def test_a_bundle_edited_by_hand_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = copy_without_golden(tmp_path / "bundle")
-    with (bundle / "conveyor_int8.onnx").open("ab") as file:
+    with (bundle / "conveyor-parts_int8.onnx").open("ab") as file:
         file.write(b"x")
     for command in ("tune", "parity"):
         assert main([command, "--bundle", str(bundle), "--state-dir", str(tmp_path)]) == 78

@@ -84,7 +84,7 @@ def _measure(folder: Path, args: argparse.Namespace) -> dict[str, object]:
 
 
 def _tree(args: argparse.Namespace) -> dict[str, object]:
-    defects = {"kind": "defect", "labels": ["scratch", "stain", "chip", "missing_hole"], "min_score": 0.65}
+    defects = {"kind": "defect", "labels": ["scratch", "stain", "chip", "missing_hole"], "min_score": 0.5}
     trigger = {"per": "object", "line": [[0.5, 0.0], [0.5, 1.0]], "track_labels": ["part"]}
     station = {"camera": "c", "bundle": args.bundle, "trigger": trigger, "rules": [defects]}
     evidence = {"accept_share": args.accept_share, "min_free_mb": 10, "min_free_percent": 0}

@@ -140,9 +140,8 @@ def _config(clip: Path, bundle: Bundle, per: str, port: int, state: str) -> str:
     if per == "object":
         tracked = '["part"]' if "part" in bundle.labels else "[]"
         trigger = f'per = "object"\nline = [[0.5, 0.0], [0.5, 1.0]]\ntrack_labels = {tracked}'
-        score = 0.65 if bundle.name == SHIPPED else 0.5  # what the shipped model's card was scored with
         defects = [label for label in bundle.labels if label != "part"]
-        rule = f'kind = "defect"\nlabels = {json.dumps(defects)}\nmin_score = {score}'
+        rule = f'kind = "defect"\nlabels = {json.dumps(defects)}\nmin_score = 0.5'
         steady = "[stations.demo.steady]\nmin_frames = 2\n"
     return f"""# written by tools/demo.py
 site = "demo"

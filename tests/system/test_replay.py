@@ -55,7 +55,7 @@ track_labels = ["part"]
 [[stations.inspect.rules]]
 kind = "defect"
 labels = ["scratch", "stain", "chip", "missing_hole"]
-min_score = 0.65
+min_score = 0.5
 [stations.inspect.steady]
 min_frames = 2
 [stations.zone]
@@ -317,7 +317,7 @@ def test_a_bundle_that_is_gone_or_changed_is_an_error_that_names_it(
     was = Path(told["described"]["station"]["bundle"])
     hidden = was.with_name("elsewhere")
     fake = told["described"]["model"]["digest"].replace("sha256:", "")[:12]
-    changed = was / "conveyor_int8.onnx"
+    changed = was / "conveyor-parts_int8.onnx"
     whole = changed.read_bytes()
     try:
         changed.write_bytes(whole[:-1])

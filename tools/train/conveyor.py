@@ -77,7 +77,7 @@ def main() -> None:
         tail=TAIL,
     )
     shown = pictures(asked.work / "frames")
-    ship(net, told, shown, {"": asked.work / "curve.json"}, DATA, asked.work, asked.output, judged)
+    ship(net, told, shown, {"float": asked.work / "curve.json"}, DATA, asked.work, asked.output, judged)
 
 
 def batches(number: int) -> Iterator[list[Sample]]:
@@ -174,7 +174,7 @@ Two rendered frames (scenes 90002 and 90003, frames 75 and 120).
 `python tools/train/conveyor.py --work build/conveyor -o models/conveyor-parts` (torch 2.13.0 on a CPU with bfloat16
 autocast). Another processor rounds differently, so weights and scores will differ a little. The body of these weights
 began with version 1.2.2's, which took 17,000 steps of four pictures and had other heads; they stand for the first
-{begun} epochs.
+ten epochs.
 """
 
 
