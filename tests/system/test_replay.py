@@ -160,14 +160,16 @@ def test_a_rule_state_that_is_not_restored_changes_the_decision(
     box: Box, opened: dict[str, Recipe], tmp_path: Path
 ) -> None:
     """So the snapshots are what makes an event replay: without one the dwell begins anew."""
-    folder = next(path for path in box.pieces("zone") if read(path).told["record"]["phase"] == "end")
-    copy = copy_of(folder, tmp_path)
-    told = json.loads((copy / "evidence.json").read_text())
-    kept = told["state"]["events"][0]
-    told["state"]["events"][0] = {**kept, "said": None, "rules": [[] for _ in kept["rules"]]}
-    (copy / "evidence.json").write_text(json.dumps(told))
-    report = again(read(copy), None, opened=opened)
-    assert report.outcome == "differs"
+    outcomes = []
+    for number, folder in enumerate(box.pieces("zone")):
+        copy = copy_of(folder, tmp_path / str(number))
+        told = json.loads((copy / "evidence.json").read_text())
+        kept = told["state"]["events"][0]
+        told["state"]["events"][0] = {**kept, "said": None, "rules": [[] for _ in kept["rules"]]}
+        (copy / "evidence.json").write_text(json.dumps(told))
+        outcomes.append((told["record"]["phase"], again(read(copy), None, opened=opened).outcome))
+    print(outcomes)
+    assert ("end", "differs") in outcomes, outcomes
 
 
 @pytest.mark.parametrize("backend", ["openvino", "litert"])
@@ -344,8 +346,8 @@ def test_another_bundle_is_tried_on_what_was_kept(box: Box, tmp_path: Path, caps
     new = tmp_path / "new"
     shutil.copytree(shipped("models") / "conveyor-parts", new)
     text = (new / "model.toml").read_text()
-    assert "min_score = 0.25" in text
-    (new / "model.toml").write_text(text.replace("min_score = 0.25", "min_score = 0.9"))
+    assert "min_score = 0.35" in text
+    (new / "model.toml").write_text(text.replace("min_score = 0.35", "min_score = 0.9"))
     words = ["replay", "--state", str(box.state), "--since", "1h", "--station", "inspect"]
     assert main([*words, "--bundle", str(new), "--sheet", str(tmp_path / "sheet.png"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
