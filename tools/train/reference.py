@@ -1,11 +1,13 @@
-"""How much sooner a bundle answers than ResNet50 in FP32, or its own float model, with the same input, on each backend,
-one thread:
+"""How much sooner a bundle answers than ResNet50 in FP32, or a float model of its own kind, with the same input, on
+each backend, one thread:
 
     python tools/train/reference.py models/ballscrew-mobilevit --work build/reference
+    python tools/train/reference.py models/tile-mobilenet --of mobilenet --work build/tile-reference
     python tools/train/reference.py models/pcb-yolo --of build/pcb/pcb-yolo.pt2 --work build/pcb/reference
 
-ResNet50's weights are random: they do not change its time. OpenVINO computes float in FP32, which it would not do by
-itself where the processor has bfloat16. Every model has its turn in every round, so that all see the same noise.
+A network that is named is not trained: its weights do not change its time. OpenVINO computes float in FP32, which it
+would not do by itself where the processor has bfloat16. Every model has its turn in every round, so that all see the
+same noise.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -23,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nets import resnet50
+from nets import NETS
 
 from lineside.contracts import Backend
 from lineside.hal import board, choose, profile
@@ -52,17 +54,19 @@ class Timed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", help="folder of the bundle")
-    parser.add_argument("--of", type=Path, metavar="PT2", help="the bundle's float model as it was trained")
+    parser.add_argument(
+        "--of", default="resnet50", metavar="PT2", help=f"what it is timed beside, or {', '.join(NETS)}"
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of datasets and models")
     parser.add_argument("--work", type=Path, default=Path("build/reference"), help="where the reference is exported")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write it there, too")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     bundle = open_bundle(asked.bundle)
     asked.work.mkdir(parents=True, exist_ok=True)
-    found = [one for name in BACKENDS for one in timed(bundle, references(bundle, asked.work, asked.of), name)]
-    than = "its own float model" if asked.of else "ResNet50 in FP32"
+    found = [one for name in BACKENDS for one in timed(bundle, references(bundle, asked), name)]
     for one in found:
-        sooner = f"{one.times_sooner:.2f} times as fast as {than}, {one.reference_ms:.2f} ms"
+        sooner = f"{one.times_sooner:.2f} times as fast as {asked.of} in FP32, {one.reference_ms:.2f} ms"
         smaller = f"{one.megabytes:.2f} of {one.reference_megabytes:.2f} MB"
         print(f"{one.backend:12} {one.file:36} {one.precision:6} {one.ms:8.2f} ms: {sooner}; {smaller}")
     if asked.json:
@@ -70,14 +74,15 @@ def main() -> None:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def references(bundle: Bundle, work: Path, program: Path | None = None) -> list[Artefact]:
-    """A float model, or ResNet50 with the bundle's input, as ONNX and TFLite; exported once."""
-    spec, program = bundle.input, program or work / "resnet50.pt2"
+def references(bundle: Bundle, asked: argparse.Namespace) -> list[Artefact]:
+    """A float model as ONNX and TFLite; exported once."""
+    spec, work = bundle.input, asked.work
     assert spec.width_px is not None
     assert spec.height_px is not None
-    if not program.exists():
+    program = work / f"{asked.of}.pt2" if asked.of in NETS else Path(asked.of)
+    if asked.of in NETS and not program.exists():
         torch.manual_seed(0)
-        net = resnet50(len(bundle.labels)).eval()
+        net = NETS[asked.of](len(bundle.labels), asked.data / "models/classify/mobilenet_v2_224_fp32.onnx").eval()
         for layer in net.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):  # training begins with zeros in some, which converters drop
                 torch.nn.init.uniform_(layer.weight, 0.5, 1.0)
