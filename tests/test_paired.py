@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools" / "train"))
-from paired import Run, differences, interval, read_run, summary
+from paired import Run, differences, interval, read_run, summary, within_places
 
 OURS = Run(1, 0, "a", (320, 128), 8, ("p", "p", "q", "q"), (1, 0, 1, 0), (0.9, 0.1, 0.8, 0.2))
 THEIRS = replace(OURS, net="b", scores=(0.9, 0.6, 0.2, 0.1))
@@ -20,11 +20,24 @@ THEIRS = replace(OURS, net="b", scores=(0.9, 0.6, 0.2, 0.1))
 def test_accuracy_auroc_and_difference_of_a_case_done_by_hand() -> None:
     found = summary([OURS, THEIRS], "a", "b")
     assert found["runs_of_each"] == 1
-    assert found["a"] == {"size": "320x128", "epochs": 8, "accuracy": 1.0, "auroc": 1.0, "auroc_of_each": [1.0]}
+    assert found["a"] == {
+        "size": "320x128",
+        "epochs": 8,
+        "accuracy": 1.0,
+        "auroc": 1.0,
+        "auroc_of_each": [1.0],
+        "auroc_by_place": {"p": 1.0, "q": 1.0},
+    }
     assert found["b"]["accuracy"] == 0.5  # type: ignore[index]
     assert found["b"]["auroc"] == 0.75  # type: ignore[index]  # of four pairs, 0.2 and 0.6 are the wrong way
     assert found["accuracy_difference"] == 0.5
     assert differences([OURS, THEIRS], "a", "b") == {"p": [(0.5, 2)], "q": [(0.5, 2)]}
+
+
+def test_auroc_by_place_is_the_mean_over_seeds_of_places_with_both_kinds() -> None:
+    good_only = replace(OURS, truth=(1, 0, 0, 0))
+    assert within_places([good_only]) == {"p": 1.0}
+    assert within_places([OURS, replace(OURS, seed=2, scores=(0.1, 0.9, 0.8, 0.2))]) == {"p": 0.5, "q": 1.0}
 
 
 def test_only_what_both_have_run_counts() -> None:

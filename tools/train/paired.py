@@ -59,6 +59,7 @@ def summary(runs: Sequence[Run], ours: str, theirs: str) -> dict[str, object]:
             "accuracy": round(float(np.concatenate([run.right() for run in mine]).mean()), 4),
             "auroc": round(float(np.mean([run.auroc() for run in mine])), 4),
             "auroc_of_each": [round(run.auroc(), 4) for run in mine],
+            "auroc_by_place": within_places(mine),
         }
     by_place = differences(runs, ours, theirs)
     low, high = interval(by_place)
@@ -67,6 +68,18 @@ def summary(runs: Sequence[Run], ours: str, theirs: str) -> dict[str, object]:
     found["accuracy_difference_95"] = [round(low, 4), round(high, 4)]
     found["interval"] = f"bootstrap over {len(by_place)} places and the seeds of each, {RESAMPLES} draws"
     return found
+
+
+def within_places(runs: Sequence[Run]) -> dict[str, float]:
+    """AUROC of the photos of each place, the mean over seeds; of places that have photos of both kinds."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        truth, scores, places = np.array(run.truth, bool), np.array(run.scores), np.array(run.places)
+        for place in sorted(set(run.places)):
+            there = places == place
+            if len(set(truth[there].tolist())) == 2:
+                found.setdefault(place, []).append(auroc(scores[there], truth[there]))
+    return {place: round(float(np.mean(each)), 4) for place, each in sorted(found.items())}
 
 
 def differences(runs: Sequence[Run], ours: str, theirs: str) -> dict[str, list[tuple[float, int]]]:
