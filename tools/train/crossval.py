@@ -1,6 +1,7 @@
 """MobileViT against ResNet50 on the ball screws of the train list: places held out in turn, several seeds.
 
-    python tools/train/crossval.py --work build/crossval -o models/ballscrew-mobilevit/crossval.json
+    python tools/train/crossval.py --work build/crossval
+    python tools/train/crossval.py --nets mobilevit --size 640x256 --epochs 10 --work build/crossval-shipped
 
 Each run (a seed, a fold, a network) leaves its scores in --work, so that it may be stopped and started again; what is
 written to -o is of the runs that are there, and says how many those are. Both networks see the same pictures in the
@@ -24,7 +25,7 @@ from ballscrew import LABELS, plan_of, read_list
 from classifier import Plan, classify, fit
 from nets import NETS
 from numpy.typing import NDArray
-from paired import Run, read_run, summary
+from paired import Run, read_run, summary, told
 from photos import Sample
 
 FOLDS = (  # places on the spindle; all photos of one are in one fold
@@ -41,20 +42,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/crossval"), help="scores of each run, checkpoints")
     parser.add_argument("-o", "--output", type=Path, help="where the summary goes; default: WORK/summary.json")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--nets", nargs="+", choices=PAIR, default=PAIR)
     parser.add_argument("--size", default="256x96", metavar="WxH", help="of the input, smaller than what ships")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(16, 16), metavar="N", help="of MobileViT, of ResNet50")
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--summary", action="store_true", help="train nothing, only sum up what is there")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     width, height = map(int, asked.size.split("x"))
     for seed in range(1, asked.seeds + 1):
         for fold in range(len(FOLDS)):
-            for name, epochs in zip(PAIR, asked.epochs, strict=True):
-                plan = replace(plan_of(width, height), epochs=epochs, seed=seed, batch=16)
+            for name in asked.nets:
+                plan = replace(plan_of(width, height), epochs=asked.epochs, seed=seed, batch=16)
                 if not asked.summary:
                     run(name, fold, plan, asked.data, asked.work)
     runs = [read_run(path) for path in sorted(asked.work.glob("*.json")) if path.name != "summary.json"]
-    found = summary(runs, *PAIR)
+    found = (
+        summary(runs, *PAIR)
+        if len(asked.nets) > 1
+        else {name: told([r for r in runs if r.net == name]) for name in asked.nets}
+    )
     output = asked.output or asked.work / "summary.json"
     output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -52,15 +52,7 @@ def summary(runs: Sequence[Run], ours: str, theirs: str) -> dict[str, object]:
     runs = [run for run in runs if (run.seed, run.fold) in paired]
     found: dict[str, object] = {"runs_of_each": len(paired), "seeds": sorted({seed for seed, _ in paired})}
     for net in (ours, theirs):
-        mine = [run for run in runs if run.net == net]
-        found[net] = {
-            "size": "{}x{}".format(*mine[0].size_px),
-            "epochs": mine[0].epochs,
-            "accuracy": round(float(np.concatenate([run.right() for run in mine]).mean()), 4),
-            "auroc": round(float(np.mean([run.auroc() for run in mine])), 4),
-            "auroc_of_each": [round(run.auroc(), 4) for run in mine],
-            "auroc_by_place": within_places(mine),
-        }
+        found[net] = told([run for run in runs if run.net == net])
     by_place = differences(runs, ours, theirs)
     low, high = interval(by_place)
     pairs = [pair for seeds in by_place.values() for pair in seeds]
@@ -68,6 +60,18 @@ def summary(runs: Sequence[Run], ours: str, theirs: str) -> dict[str, object]:
     found["accuracy_difference_95"] = [round(low, 4), round(high, 4)]
     found["interval"] = f"bootstrap over {len(by_place)} places and the seeds of each, {RESAMPLES} draws"
     return found
+
+
+def told(runs: Sequence[Run]) -> dict[str, object]:
+    """Of one network: accuracy of all pictures, AUROC of each run and place, means. `runs`: one or more."""
+    return {
+        "size": "{}x{}".format(*runs[0].size_px),
+        "epochs": runs[0].epochs,
+        "accuracy": round(float(np.concatenate([run.right() for run in runs]).mean()), 4),
+        "auroc": round(float(np.mean([run.auroc() for run in runs])), 4),
+        "auroc_of_each": [round(run.auroc(), 4) for run in runs],
+        "auroc_by_place": within_places(runs),
+    }
 
 
 def within_places(runs: Sequence[Run]) -> dict[str, float]:
