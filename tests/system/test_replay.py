@@ -75,7 +75,7 @@ zone = "exit"
 min_score = 0.7
 keep_score = 0.4
 min_count = 2
-dwell_s = 0.2
+dwell_s = 0.6
 [stations.zone.steady]
 off_s = 0.2
 [evidence]
@@ -160,16 +160,14 @@ def test_a_rule_state_that_is_not_restored_changes_the_decision(
     box: Box, opened: dict[str, Recipe], tmp_path: Path
 ) -> None:
     """So the snapshots are what makes an event replay: without one the dwell begins anew."""
-    outcomes = []
-    for number, folder in enumerate(box.pieces("zone")):
-        copy = copy_of(folder, tmp_path / str(number))
-        told = json.loads((copy / "evidence.json").read_text())
-        kept = told["state"]["events"][0]
-        told["state"]["events"][0] = {**kept, "said": None, "rules": [[] for _ in kept["rules"]]}
-        (copy / "evidence.json").write_text(json.dumps(told))
-        outcomes.append((told["record"]["phase"], again(read(copy), None, opened=opened).outcome))
-    print(outcomes)
-    assert ("end", "differs") in outcomes, outcomes
+    folder = next(path for path in box.pieces("zone") if read(path).told["record"]["phase"] == "end")
+    copy = copy_of(folder, tmp_path)
+    told = json.loads((copy / "evidence.json").read_text())
+    kept = told["state"]["events"][0]
+    told["state"]["events"][0] = {**kept, "said": None, "rules": [[] for _ in kept["rules"]]}
+    (copy / "evidence.json").write_text(json.dumps(told))
+    report = again(read(copy), None, opened=opened)
+    assert report.outcome == "differs"
 
 
 @pytest.mark.parametrize("backend", ["openvino", "litert"])

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/crossval"), help="scores of each run, checkpoints")
     parser.add_argument("-o", "--output", type=Path, help="where the summary goes; default: WORK/summary.json")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--nets", nargs="+", choices=PAIR, default=PAIR)
+    parser.add_argument("--nets", nargs="+", choices=PAIR, default=PAIR, help="both are compared; default: both")
     parser.add_argument("--size", default="256x96", metavar="WxH", help="of the input, smaller than what ships")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--summary", action="store_true", help="train nothing, only sum up what is there")
@@ -56,11 +56,10 @@ def main() -> None:
                 if not asked.summary:
                     run(name, fold, plan, asked.data, asked.work)
     runs = [read_run(path) for path in sorted(asked.work.glob("*.json")) if path.name != "summary.json"]
-    found = (
-        summary(runs, *PAIR)
-        if len(asked.nets) > 1
-        else {name: told([r for r in runs if r.net == name]) for name in asked.nets}
-    )
+    if set(asked.nets) == set(PAIR):
+        found = summary(runs, *PAIR)
+    else:
+        found = told([run for run in runs if run.net in asked.nets])
     output = asked.output or asked.work / "summary.json"
     output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
