@@ -21,6 +21,8 @@ WIRING = {
     "plan",
     "recipe",
     "golden",
+    "proof",
+    "proving",
     "daemon",
     "delivery",
     "cli",

@@ -170,11 +170,11 @@ def round_ms(eye: Eye, image: Image, runs: int = 10) -> tuple[float, float, floa
     steps: list[list[float]] = [[], [], []]
     for _ in range(runs + 3):
         at = [time.perf_counter()]
-        canvas, placement, _ = eye.prepare.put(image)
+        canvas, placement, _ = eye.model.prepare.put(image)
         at.append(time.perf_counter())
         outputs = eye.runtime.infer(canvas)
         at.append(time.perf_counter())
-        seen = eye.decoder.decode(outputs, placement)
+        seen = eye.model.decoder.decode(outputs, placement)
         assert isinstance(seen, Detections | Classification | AnomalyMap)
         at.append(time.perf_counter())
         for step, begin, end in zip(steps, at, at[1:], strict=False):

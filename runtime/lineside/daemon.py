@@ -29,6 +29,7 @@ from lineside.hal.board import disk, temperatures
 from lineside.health import Health
 from lineside.pipeline import Station
 from lineside.plan import Plan
+from lineside.proof import Prover
 from lineside.recipe import Model, open_model, recipe_for
 from lineside.registry import driver
 from lineside.store import found
@@ -75,6 +76,7 @@ class Daemon:
         self._died: list[Exception] = []
         self._started_ns = self._clock.monotonic_ns()
         self._state_dir, self._cache_dir = state_folder(config), cache_folder(config)
+        self._prover = Prover(self._state_dir, self._cache_dir, self._stopping.is_set)
         self._captures: dict[str, Capture] = {}
         self._delivery: Delivery | None = None
         self._control: ControlServer | None = None
@@ -107,6 +109,9 @@ class Daemon:
             self._open_stations(taps, delivery)
             self._start_lanes()
             self._watch()
+        except DeviceError:
+            if not self._stopping.is_set():  # else it was stopped while it opened a model
+                raise
         finally:
             self._close()
         if any(isinstance(error, ConfigError) for error in self._died):
@@ -205,10 +210,6 @@ class Daemon:
             if (*how, throughput, unsure_from) not in shared:
                 with self._health.long_work("executor", _ENGINE_BUILD_S):
                     shared[(*how, throughput, unsure_from)] = self._open_model(bundle, station, throughput, unsure_from)
-                    if bundle.golden is not None:
-                        from lineside import golden  # here: a bundle without pays nothing for it
-
-                        golden.prove(shared[(*how, throughput, unsure_from)], bundle, self._state_dir)
             model = shared[(*how, throughput, unsure_from)]
             recipe = recipe_for(name, station, model)
             journal.put(recipe.note(name, "the daemon started", self._clock))
@@ -240,6 +241,7 @@ class Daemon:
             alone=len(self._config.stations) == 1,
             cache_dir=self._cache_dir,
             unsure_from=unsure_from,
+            prover=self._prover,
         )
         if all(kept.get("plan") is None for kept in found.everything(self._state_dir, bundle.digest)):
             return open_(bundle, station)

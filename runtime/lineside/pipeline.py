@@ -175,6 +175,10 @@ class Station:
             "model": f"{self._recipe.model.ref.name} {self._recipe.model.ref.version}",
             "backend": self._recipe.model.backend,
             "chosen_by": self._recipe.model.why,
+            "proof": {"state": self._recipe.model.proof.state, "told": self._recipe.model.proof.told},
+            "passed_over": [
+                {"backend": one.name, "file": one.file, "why": one.why} for one in self._recipe.model.passed_over
+            ],
             "device": dict(self._recipe.model.executor.status()),
             "frame_path_ms": self._path.summary(),
             "capture_to_decision_ms": self._whole.summary(),

@@ -25,10 +25,11 @@ from lineside.contracts import Backend, Clock, Decoder, EventRule, Stateful, Tri
 from lineside.decide.steady import Steady, build_events, build_rules, judge
 from lineside.errors import ConfigError
 from lineside.hal.board import allowed_cores
-from lineside.hal.choose import Choice, open_backend
+from lineside.hal.choose import Choice, PassedOver, open_backend
 from lineside.hal.cores import Cores
 from lineside.hal.executor import Executor
-from lineside.hal.profile import Profile
+from lineside.hal.profile import Candidate, Profile
+from lineside.proof import UNASKED, NotProven, Proof, Prover
 from lineside.records import (
     Artefact,
     Classification,
@@ -74,6 +75,8 @@ class Model:
     options: Mapping[str, object] = field(default_factory=dict)  # that the profile gave the runtime
     sees_unsure: bool = False  # what is below settings.min_score, too: faces are hidden rather once too often
     why: str = ""  # this backend, file and number of threads
+    proof: Proof = UNASKED  # that its answers are right on this box
+    passed_over: tuple[PassedOver, ...] = ()  # backends and files that come first by the profile, and may not run here
 
     def sure(self, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
         """Those that a rule may look at."""
@@ -160,8 +163,12 @@ def open_model(
     alone: bool = False,
     cache_dir: Path | None = None,
     unsure_from: float | None = None,
+    prover: Prover | None = None,
 ) -> Model:
     """Open a bundle on a device as the station asks, check that its outputs fit the decoder, and warm it up.
+
+    `prover` lets pass only what answers right on this box, so that a station that names no backend goes on to the next
+    one; None is for tools that measure what is right.
 
     `throughput` gives every core a slot of its own instead of all cores to one frame: more frames a second, each later.
     `alone`: no other model runs beside it, so that its threads may have cores of their own. `unsure_from`: findings
@@ -173,6 +180,16 @@ def open_model(
     threads = station.threads or (max(1, cores // slots) if slots > 1 else 0)
     first: list[Choice] = []
     place = Cores() if alone and slots == 1 else None
+
+    refused: list[NotProven] = []
+
+    def accept(artefact: Artefact, candidate: Candidate) -> None:
+        try:
+            if prover is not None:
+                prover.check(bundle, artefact, candidate)
+        except NotProven as error:
+            refused.append(error)
+            raise
 
     def open_() -> Backend:
         return place.open(choose) if place else choose()
@@ -190,6 +207,7 @@ def open_model(
             threads=threads,
             slots=slots,
             cache_dir=cache_dir,
+            accept=accept,
         )
         first.append(choice)
         return choice.backend
@@ -209,9 +227,18 @@ def open_model(
             cache_dir=cache_dir,
         )
 
-    executor = Executor(open_, slots=slots, clock=SystemClock())
+    try:
+        executor = Executor(open_, slots=slots, clock=SystemClock())
+    except ConfigError as error:
+        if prover is None or not refused or station.backend == "auto":
+            raise
+        raise _with_advice(error, bundle, prover, profile) from error
     choice = first[0]
-    _log.info("%s %s on %s", bundle.name, bundle.version, choice)
+    proof = prover.check(bundle, choice.artefact, choice.candidate) if prover else UNASKED
+    is_next = any(one.file for one in choice.passed_over)
+    _log.log(logging.WARNING if is_next else logging.INFO, "%s %s on %s", bundle.name, bundle.version, choice)
+    if proof.state == "unproven" and prover is not None:
+        _log.warning("%s %s: %s on %s %s", bundle.name, bundle.version, choice.artefact.path, choice.name, proof)
     settings = bundle.settings if station.min_score is None else replace(bundle.settings, min_score=station.min_score)
     try:
         spec = bundle.input.of(choice.artefact)
@@ -234,6 +261,8 @@ def open_model(
             choice.candidate.options,
             sees_unsure=lowest < settings.min_score,
             why=f"order of profile {profile.name}" if station.backend == "auto" else "named by the station",
+            proof=proof,
+            passed_over=choice.passed_over,
         )
         model.warm()
         if place is not None and place.lane is not None:
@@ -245,6 +274,21 @@ def open_model(
         executor.close()
         raise ConfigError(*(f"bundle {bundle.folder}: {line}" for line in error.lines)) from error
     return model
+
+
+def _with_advice(error: ConfigError, bundle: Bundle, prover: Prover, profile: Profile) -> ConfigError:
+    """The refusal of a backend that was named, with those that do answer right here."""
+    passing = list(prover.passing(bundle, profile))
+    if not passing:
+        advice = "no other backend of this box passes: `lineside bundle verify` shows each, and tries them again"
+    else:
+        name = passing[0].partition(":")[0]
+        verb = "passes" if len(passing) == 1 else "pass"
+        advice = (
+            f'{", ".join(passing)} {verb} here: write backend = "{name}" in the table of the station (for a command: '
+            f"--backend {name}), or name no backend: the first that passes is taken"
+        )
+    return ConfigError(*(f"bundle {bundle.folder}: {line}" for line in error.lines), advice)
 
 
 def recipe_for(station_name: str, station: StationConfig, model: Model) -> Recipe:

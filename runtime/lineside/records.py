@@ -100,6 +100,7 @@ class Artefact:
     precision: Literal["int8", "fp16", "fp32", "mixed"]
     sha256: str
     layout: Literal["nchw", "nhwc"] | None = None  # where it differs from the bundle's [input]: see InputSpec.of
+    needs: tuple[str, ...] = ()  # what a processor must have to run it right: names of hal.processor.features
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,11 @@ def problems(status: Mapping[str, Any]) -> list[str]:
     for name, station in status["stations"].items():
         if not station["device"]["up"]:
             found.append(f"station {name}: the device is down: {station['device']['last_error']}")
+        for one in station["passed_over"]:
+            if one["file"]:  # its runtime is installed, and it may not run here all the same
+                found.append(f"station {name} runs on {station['backend']}, not on {one['backend']}: {one['why']}")
+        if station["proof"]["state"] == "unproven":
+            found.append(f"station {name}: the model {station['proof']['told']}")
     journal = status["journal"]
     if journal.get("state") == "refusing":
         found.append(f"the journal's disk refuses: {journal['last_error']}")

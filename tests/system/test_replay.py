@@ -93,7 +93,7 @@ class Box:
 
     def __init__(self, folder: Path) -> None:
         self.state = folder / "state"
-        self.places = Places(self.state / "evidence", self.state / "journal.db")
+        self.places = Places(self.state, self.state / "evidence", self.state / "journal.db")
 
     def pieces(self, station: str) -> list[Path]:
         return sorted((self.state / "evidence" / station).iterdir())
@@ -557,4 +557,4 @@ def test_places_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "no such folder" in done.stderr
     with pytest.raises(ConfigError, match="no journal beside it"):
-        piece("abcdefgh", Places(tmp_path, None))
+        piece("abcdefgh", Places(tmp_path, tmp_path, None))

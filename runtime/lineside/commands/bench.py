@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lineside.contracts import Committed
+    from lineside.proof import Prover
     from lineside.records import Image, Record
 
 _BLOCK = 20  # runs of one kind before the other kind has its turn: both see the same noise of the machine
@@ -22,20 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads of the runtime; default: the profile's")
     parser.add_argument("--frames", type=int, default=400, help="frames of each kind (default: 400)")
     parser.add_argument("--video", type=Path, help="pictures from this video; default: rendered ones, 640 x 360")
+    parser.add_argument("--unproven", action="store_true", help="do not prove first that the answers are right here")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
+    from lineside.commands import measuring
     from lineside.errors import ConfigError
 
     if args.frames < 1:
         raise ConfigError(f"--frames {args.frames}: at least 1")
     if args.threads is not None and not 1 <= args.threads <= 256:
         raise ConfigError(f"--threads {args.threads}: 1 to 256")
-    result = measure(args.bundle, args.backend, args.threads, args.frames, args.video, _progress)
+    prover = None if args.unproven else measuring.prover()
+    result = measure(args.bundle, args.backend, args.threads, args.frames, args.video, _progress, prover)
     if args.json:
         print(json.dumps(result))
         return 0
+    if "unproven" in result:
+        print(f"{result['file']} on {result['backend']} {result['unproven']}")
     print(f"{result['bundle']} on {result['backend']}, {result['threads']} threads, {result['frames']} frames a kind")
     print(f"{'ms':<14}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>9}")
     for key, words in (("model_ms", "model alone"), ("frame_path_ms", "frame path"), ("bare_loop_ms", "bare loop")):
@@ -56,6 +62,7 @@ def measure(
     frames: int,
     video: Path | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    prover: Prover | None = None,
 ) -> dict[str, object]:
     """Open the bundle and measure `frames` of each kind. Times in ms, memory in MB (PSS before the bare loop opens)."""
     import time
@@ -76,7 +83,7 @@ def measure(
     bundle = open_bundle(bundle_name)
     name, _, device = backend.partition(":")
     config = StationConfig(camera="bench", bundle=bundle_name, backend=name, device=device or None, threads=threads)
-    model = open_model(bundle, config, match(read()))
+    model = open_model(bundle, config, match(read()), prover=prover)
     clock = SystemClock()
     store = _LastRecord()
     station = Station("bench", _Nothing(), recipe_for("bench", config, model), store, clock)
@@ -115,6 +122,7 @@ def measure(
         model.threads,
         model.executor.backend.inputs[0],
         (canvas.shape[1], canvas.shape[0]),
+        model.options,
     )
 
     def bare(number: int) -> None:
@@ -137,6 +145,8 @@ def measure(
         "bundle": bundle.name,
         "digest": bundle.digest,
         "backend": model.backend,
+        "file": Path(model.artefact.path).name,
+        **({"unproven": model.proof.told} if model.proof.state == "unproven" else {}),
         "threads": model.threads,
         "frames": frames,
         "model_ms": _quantiles(model_ns),

@@ -26,14 +26,22 @@ def add_arguments(verbs: Any) -> None:
     golden.add_argument("--iou", type=float, default=0.8, metavar="IOU", help="how far boxes must overlap (0.8)")
     verify = verbs.add_parser("verify", help="try a bundle's golden pictures on this device", description=_VERIFY)
     verify.add_argument("bundle", metavar="DIR", help="folder of a model bundle, or the name of a shipped one")
-    verify.add_argument("--backend", action="append", metavar="NAME", help="default: every backend that is installed")
+    verify.add_argument(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="NAME or NAME:DEVICE; default: each here, on cpu",
+    )
 
 
 _GOLDEN = (
     "Runs each file of the bundle on this machine and keeps what it found as the answer that every box must give, "
     "before it decides with the model. Look at the answers first: `lineside infer --bundle DIR --draw OUT PICTURE...`"
 )
-_VERIFY = "Exit status 0 when every backend gives the golden answers, else 1."
+_VERIFY = (
+    "Tries each file on each backend, in a process of its own, whatever was found out before; the result is kept, and "
+    "decides what `run` and the other commands use. Exit status 0 when all give the golden answers, else 1."
+)
 
 
 def golden(args: argparse.Namespace) -> int:
@@ -106,30 +114,34 @@ def _check_steady(
 
 
 def verify(args: argparse.Namespace) -> int:
-    from lineside.commands.infer import Eye
-    from lineside.errors import ConfigError, LinesideError
-    from lineside.golden import differences
+    from lineside.commands.measuring import prover
+    from lineside.errors import ConfigError, DeviceError
+    from lineside.hal import board, profile
     from lineside.hal.choose import installed
     from lineside.store.bundle import open_bundle
+    from lineside.tuning.ways import ways
 
     bundle = open_bundle(args.bundle)
     if bundle.golden is None:
         raise ConfigError(f"bundle {bundle.folder}: has no golden answers: `lineside bundle golden` makes one that has")
+    here, tries = profile.match(board.read()), prover()
+    found, absent = ways(bundle, here, board.read(), args.backend or [f"{name}:cpu" for name in installed()])
     failed = tried = 0
-    for backend in args.backend or list(installed()):
+    for one in absent:
+        print(f"{one.backend}: not tried: {one.why}")
+    for way in found:
         try:
-            eye = Eye(bundle, backend, None)
-        except LinesideError as error:
+            proof = tries.prove(bundle, way.artefact, way.candidate(here), again=True)
+        except DeviceError as error:
             if args.backend:
                 raise
-            print(f"{backend}: not tried: {error}")
+            print(f"{way.place}, {way.file}: not tried: {error}")
             continue
-        tried += 1
-        found = differences(bundle, eye.file, eye.look, eye.settings.min_score)
-        failed += bool(found)
-        print(f"{eye.backend}, {eye.file}: {'FAILED' if found else 'passed'}, {len(bundle.golden.cases)} pictures")
-        for line in found:
-            print(f"  {line}")
+        tried += proof.state != "broken"
+        failed += proof.state == "wrong"
+        passed = f"passed, {len(bundle.golden.cases)} pictures"
+        told = {"wrong": f"FAILED: it {proof}", "broken": f"not run: it {proof}"}.get(proof.state, passed)
+        print(f"{way.place}, {way.file}: {told}", flush=True)
     if not tried:
         raise ConfigError(f"bundle {bundle.folder}: no backend here runs it: `lineside probe` says what is missing")
     return 1 if failed else 0

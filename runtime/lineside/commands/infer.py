@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from lineside.proof import Prover
     from lineside.records import Finding, Image, Placement, Seen
     from lineside.store.bundle import Bundle
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", required=True, metavar="DIR", help="folder of a bundle, or a shipped one's name")
     parser.add_argument("--backend", default="auto", metavar="NAME", help="NAME or NAME:DEVICE; default: the profile's")
     parser.add_argument("--min-score", type=float, metavar="S", help="0 to 1; default: the bundle's")
+    parser.add_argument("--unproven", action="store_true", help="do not prove first that the answers are right here")
     parser.add_argument("--jsonl", action="store_true", help="one JSON object a picture")
     parser.add_argument("--draw", type=Path, metavar="OUTDIR", help="write annotated PNGs there, faces blurred")
     parser.add_argument("--keep-faces", action="store_true", help="with --draw: don't blur the faces that are found")
@@ -38,6 +40,7 @@ class Shot(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
+    from lineside.commands.measuring import prover
     from lineside.errors import ConfigError, LinesideError
     from lineside.store.bundle import open_bundle
 
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--min-score {args.min_score:g}: must be between 0 and 1")
     if args.draw is not None:
         _make_folder(args.draw)
-    eye = Eye(open_bundle(args.bundle), args.backend, args.min_score)
+    eye = Eye(open_bundle(args.bundle), args.backend, args.min_score, prover=None if args.unproven else prover())
     pen = _Pen(args.draw, args.keep_faces)
     show = _as_json if args.jsonl else _as_text
     progress = _Progress()
@@ -67,40 +70,40 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Eye:
-    """A bundle on a backend: picture -> what the model saw."""
+    """A bundle on a backend: picture -> what the model saw. Without `prover` nobody proved that it is right here."""
 
-    def __init__(self, bundle: Bundle, backend: str, min_score: float | None, threads: int = 0) -> None:
-        from dataclasses import replace
-
-        from lineside.hal import board, choose, profile
-        from lineside.vision.decode import open_decoder
-        from lineside.vision.prepare import Prepare
+    def __init__(
+        self, bundle: Bundle, backend: str, min_score: float | None, threads: int = 0, prover: Prover | None = None
+    ) -> None:
+        from lineside.config.stations import StationConfig
+        from lineside.hal import board, profile
+        from lineside.recipe import open_model
 
         name, _, device = backend.partition(":")
-        choice = choose.open_backend(
-            bundle.artefacts,
-            bundle.input,
-            profile=profile.match(board.read()),
+        asked = StationConfig(
+            camera="none",
+            bundle=str(bundle.folder),
             backend=name,
             device=device or None,
-            threads=threads,
+            threads=threads or None,
+            min_score=min_score,
         )
+        self.model = open_model(bundle, asked, profile.match(board.read()), prover=prover)
         self.bundle = bundle
-        self.backend = choice.name
-        self.file = Path(choice.artefact.path).name
-        self.settings = bundle.settings if min_score is None else replace(bundle.settings, min_score=min_score)
+        self.backend = self.model.backend
+        self.file = Path(self.model.artefact.path).name
+        self.settings = self.model.settings
         self.least = min_score or 0.0
-        self.runtime = choice.backend
-        spec = bundle.input_for(choice.artefact)
-        self.decoder = open_decoder(bundle.decode, choice.backend.outputs, bundle.labels, spec, self.settings)
-        self.prepare = Prepare(spec)
+        self.runtime = self.model.executor.backend
 
     def look(self, image: Image) -> Seen:
-        return self.see(image)[0]
+        return self.model.see(image)
 
     def see(self, image: Image) -> tuple[Seen, Placement]:
-        canvas, placement, window = self.prepare.put(image)
-        return self.decoder.decode(self.runtime.infer(canvas, window=window), placement), placement
+        """What it saw, and where the picture lay on the model's canvas."""
+        with self.model.executor.slot() as slot:
+            canvas, placement, window = self.model.prepare.put(image, slot)
+            return self.model.decoder.decode(self.model.executor.infer(canvas, slot, window), placement), placement
 
 
 def _files(asked: list[Path]) -> Iterator[Path]:
@@ -162,6 +165,8 @@ def _row(shot: Shot, seen: Seen, eye: Eye) -> dict[str, object]:
     if shot.frame is not None:
         row["frame"] = shot.frame
     row["backend"] = eye.backend
+    if eye.model.proof.state == "unproven":
+        row["unproven"] = eye.model.proof.told
     match seen:
         case AnomalyMap():
             threshold = eye.settings.threshold
@@ -191,9 +196,10 @@ def _as_json(row: dict[str, object]) -> str:
 
 def _as_text(row: dict[str, object]) -> str:
     where = f"{row['file']}" + (f" frame {row['frame']}" if "frame" in row else "")
+    unproven = " [unproven]" if "unproven" in row else ""
     if "score" in row:
         verdict = {True: " anomalous", False: " normal"}.get(bool(row.get("anomalous")), "")
-        return f"{where}: score {row['score']}{verdict if 'threshold' in row else ''}"
+        return f"{where}: score {row['score']}{verdict if 'threshold' in row else ''}{unproven}"
     found = row.get("findings", row.get("top"))
     assert isinstance(found, list)
     words = [
@@ -201,7 +207,7 @@ def _as_text(row: dict[str, object]) -> str:
         + (" ({})".format(", ".join(f"{side:.0f}" for side in each["box"])) if "box" in each else "")
         for each in (found if "findings" in row else found[:5])
     ]
-    return f"{where}: " + (", ".join(words) or "nothing")
+    return f"{where}: " + (", ".join(words) or "nothing") + unproven
 
 
 # --- what is drawn

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from lineside.hal.profile import Profile
+    from lineside.proof import Prover
     from lineside.records import Artefact
 
 
@@ -81,6 +82,16 @@ def reference(path: Path | None) -> Artefact | None:
     if facts.precision != "fp32":
         raise ConfigError(f"--reference {path}: is {facts.precision}: name the FP32 model that the others came from")
     return replace(facts.artefact, path=str(path.resolve()), sha256=sha256_of(path))
+
+
+def prover(state_dir: Path | None = None) -> Prover:
+    """What keeps a command from answers that are wrong on this box. `state_dir`: where the daemon keeps what it found
+    out; without it, or where this user may not write there, a folder of the user's own is taken."""
+    from lineside.proof import Prover, state_folder
+
+    folder = state_dir if state_dir is not None and os.access(state_dir, os.W_OK) else state_folder()
+    cache_dir = os.environ.get("CACHE_DIRECTORY")
+    return Prover(folder, Path(cache_dir) if cache_dir else folder / "cache" if folder else None)
 
 
 def progress(what: str, done: int, of: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
 def _measure(bundle: Bundle, args: argparse.Namespace, places: measuring.Places, facts: dict[str, str]) -> Passport:
     from lineside.errors import ConfigError, LinesideError
     from lineside.hal import board
+    from lineside.proof import NotProven, Prover
     from lineside.recipe import Model
     from lineside.store import passport
     from lineside.tuning.parity import compare, row
@@ -71,10 +72,16 @@ def _measure(bundle: Bundle, args: argparse.Namespace, places: measuring.Places,
     found, not_run = ways(bundle, places.profile, board.read(), args.backend)
     first = open_reference(bundle, given, places.profile, found)
     models: dict[Way, Model] = {}
+    refused: dict[Way, str] = {}
+    prover = Prover(places.state_dir, places.cache_dir)
     try:
         for way in found:
             try:
+                proof = prover.prove(bundle, way.artefact, way.candidate(places.profile))
+                if proof.state == "broken":
+                    raise NotProven(str(proof))
                 models[way] = open_way(bundle, way, places.profile, places.cache_dir)
+                refused[way] = "" if proof.may_run else str(proof)
             except LinesideError as error:
                 not_run.append(way.not_run(error))
         compared = compare(models, first, shown, measuring.progress)
@@ -84,7 +91,7 @@ def _measure(bundle: Bundle, args: argparse.Namespace, places: measuring.Places,
     for line in shown.told():
         print(f"lineside parity: left out: {line}", file=sys.stderr)
     not_run += [way.not_run(one.fault) for way, one in compared.items() if one.fault]
-    rows = tuple(row(way, one) for way, one in compared.items() if not one.fault)
+    rows = tuple(replace(row(way, one), refused=refused[way]) for way, one in compared.items() if not one.fault)
     if not rows:
         raise ConfigError(
             f"bundle {bundle.folder}: nothing here runs it:", *(f"{one.backend}: {one.why}" for one in not_run)
@@ -112,6 +119,8 @@ def lines(passport: Passport) -> list[str]:
         out.append("  give the FP32 model with --reference FILE")
     for row in passport.rows:
         out.append(f"{row.file} ({row.precision}) on {row.backend}, median {row.median_ms:.2f} ms")
+        if row.refused:
+            out.append(f"  REFUSED by run: {row.refused}")
         flips = (
             "not known: [decode] has no threshold" if row.flips is None else f"{row.flips}, {_percent(row.flip_rate)}"
         )

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=Path, action="append", default=[], metavar="DIR", help="bundles are here, too")
     parser.add_argument("--backend", metavar="NAME", help="NAME or NAME:DEVICE instead of the one of then")
     parser.add_argument("--key", type=Path, metavar="FILE", help="private key, for frames that are sealed")
+    parser.add_argument("--unproven", action="store_true", help="do not prove first that the answers are right here")
     parser.add_argument("--json", action="store_true", help="JSON instead of words; of decisions one object a line")
 
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _again(args: argparse.Namespace) -> int:
+    from lineside.commands import measuring
     from lineside.deliver.evidence.keeper import pieces
     from lineside.deliver.evidence.sealed import Opener
     from lineside.recipe import Recipe
@@ -59,6 +61,7 @@ def _again(args: argparse.Namespace) -> int:
     asked = args.id or [str(found.path) for found in pieces(where.evidence)] if where else args.id
     opener = Opener(args.key) if args.key else None
     opened: dict[str, Recipe] = {}
+    prover = None if args.unproven else measuring.prover(where.state if where else None)
     bad = 0
     for name in asked:
         kept = piece(name, where)
@@ -69,6 +72,7 @@ def _again(args: argparse.Namespace) -> int:
             backend=args.backend,
             opener=opener,
             opened=opened,
+            prover=prover,
         )
         bad += not report.good
         print(json.dumps(_plain(report)) if args.json else _words(report), flush=True)
@@ -82,7 +86,7 @@ def _plain(report: Report) -> dict[str, object]:
 
 
 def _words(report: Report) -> str:
-    lines = [f"{report.id}  {report.then}"]
+    lines = [f"{report.id}  {report.then}{' (unproven)' if report.unproven else ''}"]
     if report.outcome == "tampered":
         lines.append("  the evidence is NOT what was written:")
     else:
@@ -101,10 +105,12 @@ def _words(report: Report) -> str:
     lines += [f"  {line}" for line in told[:_MOST_LINES]]
     if len(told) > _MOST_LINES:
         lines.append(f"  ... and {len(told) - _MOST_LINES} more (--json has all)")
-    return "\n".join([*lines, *(f"  note: {note}" for note in report.notes)])
+    notes = [*report.notes, *([f"the model {report.unproven}"] if report.unproven else [])]
+    return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
 
 
 def _try_bundle(args: argparse.Namespace) -> int:
+    from lineside.commands import measuring
     from lineside.deliver.evidence.folder import read
     from lineside.deliver.evidence.keeper import pieces
     from lineside.deliver.evidence.sealed import Opener
@@ -120,12 +126,15 @@ def _try_bundle(args: argparse.Namespace) -> int:
             f"{where.evidence}: no evidence{f' since {args.since}' if args.since else ''}: nothing to try"
         )
     kept = (read(piece.path) for piece in sorted(found, key=lambda piece: piece.stamp))
-    trial = try_bundle(kept, bundle_at(args.bundle), args.backend, Opener(args.key) if args.key else None)
+    prover = None if args.unproven else measuring.prover(where.state)
+    opener = Opener(args.key) if args.key else None
+    trial = try_bundle(kept, bundle_at(args.bundle), args.backend, opener, prover)
     sheet = str(args.sheet) if args.sheet and write_sheet(trial, args.sheet) else None
     if args.json:
         table = [{"then": old, "now": new, "parts": count} for (old, new), count in sorted(trial.table.items())]
         told = {"parts": trial.parts, "table": table, "changed": trial.changed, "missed": dict(trial.missed)}
-        print(json.dumps({**told, "skipped": trial.skipped, "sheet": sheet}, indent=2))
+        unproven = {"unproven": trial.unproven} if trial.unproven else {}
+        print(json.dumps({**told, "skipped": trial.skipped, "sheet": sheet, **unproven}, indent=2))
     else:
         _show(trial, sheet)
     return 0
@@ -135,6 +144,8 @@ def _show(trial: Trial, sheet: str | None) -> None:
     from lineside.replay.trial import NO_PART, VERDICTS
 
     columns = (*VERDICTS, NO_PART)
+    if trial.unproven:
+        print(f"the model {trial.unproven}")
     print(f"{trial.parts} parts, {len(trial.changed)} decided otherwise\n")
     print(f"{'then / now':<12}" + "".join(f"{name:>10}" for name in columns))
     for old in VERDICTS:

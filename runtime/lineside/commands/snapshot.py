@@ -92,6 +92,7 @@ def hide_faces(image: Image, stations: dict[str, StationConfig]) -> Image:
 
     Raises ConfigError or DeviceError if that model cannot run here; `--keep-faces` does without it.
     """
+    from lineside.commands import measuring
     from lineside.config.stations import face_labels
     from lineside.hal.board import read
     from lineside.hal.profile import match
@@ -111,7 +112,7 @@ def hide_faces(image: Image, stations: dict[str, StationConfig]) -> Image:
         if not station.blurs(bundle.labels) or not faces:
             continue
         unsure = replace(station, min_score=min(FACE_SCORE, station.min_score or 1.0))
-        model = open_model(bundle, unsure, match(read()))
+        model = open_model(bundle, unsure, match(read()), prover=measuring.prover())
         try:
             seen = findings_of(model.see(image), model.labels)
         finally:

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from lineside.errors import ConfigError
     from lineside.hal import board
     from lineside.hal.fingerprint import fingerprint
+    from lineside.proof import Prover
     from lineside.store.bundle import open_bundle
     from lineside.store.found import Found
     from lineside.tuning.plan import box_facts
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         places.cache_dir,
         measuring.progress,
         before.pick if before else None,
+        prover=Prover(places.state_dir, places.cache_dir),
     )
     try:
         found.put(plan=plan.told(), facts=facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from lineside import registry
 from lineside.contracts import Backend
 from lineside.errors import ConfigError, DeviceError, LinesideError
 from lineside.hal.artefact import Options
+from lineside.hal.processor import features
 from lineside.hal.profile import Candidate, Profile
 from lineside.records import Artefact, InputSpec
 
@@ -21,6 +22,7 @@ class PassedOver:
 
     name: str  # "onnxruntime:cuda"
     why: str
+    file: str = ""  # of the bundle; empty: none of its files would do
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,11 @@ def open_backend(
     slots: int = 1,
     options: Mapping[str, Options] | None = None,
     cache_dir: Path | None = None,
+    accept: Callable[[Artefact, Candidate], object] = lambda artefact, candidate: None,
 ) -> Choice:
-    """Open the first candidate that opens.
+    """Open the first file on the first candidate that `accept` lets pass and that opens.
+
+    `accept` raises ConfigError or DeviceError for what may not run here.
 
     `backend` = "auto": the profile's order (of one `device`, if given), then `fallback`; a name: that one on `device`
     (else on the first device that the profile has for it), then `fallback`, entries "openvino:cpu". `threads` is for
@@ -68,22 +73,31 @@ def open_backend(
         driver = registry.driver("backend", candidate.name)
         try:
             _check_installed(driver, candidate.name)
-            artefact = _fitting(artefacts, driver.formats(candidate.device), candidate)
-            opened = driver(
-                artefact,
-                input.of(artefact),
-                device=candidate.device,
-                threads=threads or (max(1, candidate.threads // slots) if candidate.threads else 0),
-                slots=slots,
-                options={**candidate.options, **(options or {}).get(candidate.name, {})},
-                cache_dir=cache_dir,
-            )
-        except (ConfigError, DeviceError) as error:
+            fitting = _fitting(artefacts, driver.formats(candidate.device), candidate)
+        except ConfigError as error:
             passed.append(PassedOver(name, str(error)))
             errors.append(error)
             continue
-        came = f"{candidate.name}:{opened.device}"
-        return Choice(opened, came, artefact, tuple(passed), number >= len(asked), candidate)
+        for artefact in fitting:
+            try:
+                accept(artefact, candidate)
+                opened = driver(
+                    artefact,
+                    input.of(artefact),
+                    device=candidate.device,
+                    threads=threads or (max(1, candidate.threads // slots) if candidate.threads else 0),
+                    slots=slots,
+                    options={**candidate.options, **(options or {}).get(candidate.name, {})},
+                    cache_dir=cache_dir,
+                )
+            except (ConfigError, DeviceError) as error:
+                passed.append(PassedOver(name, str(error), Path(artefact.path).name))
+                errors.append(error)
+                if isinstance(error, DeviceError):
+                    break  # another file would not find the device either
+                continue
+            came = f"{candidate.name}:{opened.device}"
+            return Choice(opened, came, artefact, tuple(passed), number >= len(asked), candidate)
     raise _nothing(passed, errors)
 
 
@@ -120,8 +134,9 @@ def _check_installed(driver: type, name: str) -> None:
         raise ConfigError(f"{name} is not installed: {registry.VENDORS.get(packages[0], f'pip install {packages[0]}')}")
 
 
-def _fitting(artefacts: Sequence[Artefact], formats: Sequence[str], candidate: Candidate) -> Artefact:
-    """The artefact of the best precision; of two the one in the format that the runtime likes best."""
+def _fitting(artefacts: Sequence[Artefact], formats: Sequence[str], candidate: Candidate) -> list[Artefact]:
+    """The files that this candidate runs and whose needs this processor meets: the best precision first; of two the one
+    in the format that the runtime likes best. Raises ConfigError where there is none."""
 
     def rank(artefact: Artefact) -> tuple[int, int]:
         order = candidate.precision
@@ -129,10 +144,14 @@ def _fitting(artefacts: Sequence[Artefact], formats: Sequence[str], candidate: C
         return precision, list(formats).index(artefact.format)
 
     fitting = sorted((one for one in artefacts if one.format in formats), key=rank)
+    has_needs = [one for one in fitting if candidate.device != "cpu" or set(one.needs) <= set(features())]
+    if fitting and not has_needs:
+        needs = ", ".join(sorted({need for one in fitting for need in one.needs} - set(features())))
+        raise ConfigError(f"{Path(fitting[0].path).name} needs a processor with {needs}, which this one lacks")
     if not fitting:
         has = ", ".join(sorted({one.format for one in artefacts})) or "none"
         raise ConfigError(f"the bundle has no artefact of format {' or '.join(formats)} (it has {has})")
-    return fitting[0]
+    return has_needs
 
 
 def _nothing(passed: Sequence[PassedOver], errors: Sequence[LinesideError]) -> LinesideError:

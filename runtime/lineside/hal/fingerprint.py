@@ -1,4 +1,4 @@
-"""What a measurement on this box depends on beside the model: processor, runtime and drivers."""
+"""What a measurement on this box depends on beside the model: processor and what it can do, runtime and drivers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lineside.hal.board import ROOT, Board
+from lineside.hal.processor import features
 
 _DRIVERS = ("proc/driver/nvidia/version", "sys/module/apex/version", "sys/module/intel_vpu/version")
 
@@ -16,6 +17,7 @@ _DRIVERS = ("proc/driver/nvidia/version", "sys/module/apex/version", "sys/module
 def facts(board: Board, packages: Sequence[str], root: Path = ROOT) -> dict[str, str]:
     """The facts by name; `packages` are those of the runtime. A package or driver that is absent is left out."""
     found = {"board": board.model, "cpu": board.cpu, "arch": board.arch, "cores": str(board.cores_allowed)}
+    found["features"] = " ".join(features())
     for package in packages:
         try:
             found[package] = version(package.replace("_", "-"))

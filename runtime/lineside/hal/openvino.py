@@ -5,6 +5,7 @@ A float model gets the canvas as it is, uint8 NHWC BGR: colour order and normali
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from lineside.hal.artefact import Options, check_file, first_line, image_input, 
 from lineside.hal.board import allowed_cores
 from lineside.hal.openvino_cache import Compiled, kept_at, load, save
 from lineside.hal.pixels import PixelWriter, per_channel
+from lineside.hal.processor import saturates_int8
 from lineside.hal.tflite import read_tflite
 from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec, Window
 from lineside.registry import vendor
@@ -23,9 +25,11 @@ FORMATS = ("openvino", "onnx", "tflite")
 DEVICES = ("cpu", "gpu", "npu", "auto")
 _OPTIONS: dict[str, type] = {
     "precision": str,  # of float layers: auto | f32 | bf16 | f16
+    "exact_int8": bool,  # default true; false: on x86-64 without VNNI sums of products saturate at 16 bits
     "cache": bool,  # keep the compiled model in the cache folder
     "turbo": bool,  # NPU
 }
+_SAFE_WEIGHT = 64
 _REMEDY = {
     "gpu": "install intel-opencl-icd, and let the service's user into the group `render`",
     "npu": "install Intel's linux-npu-driver packages on Linux 6.6 or newer (/dev/accel/accel0 must be there), and let "
@@ -35,6 +39,10 @@ _REMEDY = {
 
 class OpenVinoBackend:
     """Options: see `_OPTIONS`. `device`: cpu, gpu, gpu.1, npu, auto, auto:npu,cpu. `threads`: for each slot.
+
+    exact_int8: on an x86-64 processor without VNNI its INT8 kernels add pairs of products in 16 bits, which saturates:
+    answers are wrong, and nothing says so. The model is then computed in float (twice the time), unless its weights
+    have 7 bits, which never saturate.
 
     precision = "auto" leaves the runtime's choice: bf16 for the float layers where a CPU has it (twice as fast on
     MobileNetV2, INT8 layers are not touched), f16 on a GPU or NPU. "f32" gives FP32's answers, for parity.
@@ -66,10 +74,10 @@ class OpenVinoBackend:
         config = _config(kinds, threads, slots, options, cache_dir)
         kept = None
         if kinds[0] == "cpu" and cache_dir is not None and options.get("cache", True):
-            kept = kept_at(cache_dir, core, ov.__version__, artefact, input, config)
+            kept = kept_at(cache_dir, core, ov.__version__, artefact, input, (config, _asks_exact(options)))
         compiled = load(kept, core, config) if kept is not None else None
         if compiled is None:
-            compiled = _compile(ov, core, artefact, input, device, config)
+            compiled = _compile(ov, core, artefact, input, device, config, options)
             if kept is not None:
                 save(kept, compiled)
         self.inputs, self.outputs = compiled.inputs, compiled.outputs
@@ -156,9 +164,17 @@ def _folds(spec: TensorSpec) -> bool:
 
 
 def _compile(
-    ov: Any, core: Any, artefact: Artefact, input: InputSpec, device: str, config: dict[str, str | int | bool]
+    ov: Any,
+    core: Any,
+    artefact: Artefact,
+    input: InputSpec,
+    device: str,
+    config: dict[str, str | int | bool],
+    options: Options,
 ) -> Compiled:
     model = _read(core, artefact)
+    if "cpu" in device or device == "auto":
+        config = {**config, **exact(model, options)}
     inputs, outputs = _specs(model, artefact)
     spec, input = image_input(artefact.path, inputs, input)
     prepared = _prepare(ov, model, input, spec, folded=_folds(spec))
@@ -169,6 +185,27 @@ def _compile(
         if kind in _REMEDY:
             raise DeviceError(f"openvino: {device} did not open: {first_line(error)}: {_REMEDY[kind]}") from error
         raise unreadable(artefact, "OpenVINO", error) from error
+
+
+def exact(model: Any, options: Mapping[str, object]) -> dict[str, str]:
+    """What the CPU is told so that INT8 answers are exact on this processor: see the class."""
+    if not _asks_exact(options) or _has_7_bit_weights(model):
+        return {}
+    return {"LP_TRANSFORMS_MODE": "NO"}  # Intel's name for turning fake quantisation into INT8 kernels
+
+
+def _asks_exact(options: Mapping[str, object]) -> bool:
+    return bool(options.get("exact_int8", True)) and saturates_int8()
+
+
+def _has_7_bit_weights(model: Any) -> bool:
+    """Whether no weight is beyond 64: 255 x 64 x 2 fits into 16 bits (NNCF's overflow_fix, ONNX's reduce_range)."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8"):
+            values = node.data
+            if values.ndim > 1 and values.size and max(int(values.max()), -int(values.min())) > _SAFE_WEIGHT:
+                return False
+    return True
 
 
 def _check_present(core: Any, device: str, kind: str) -> None:

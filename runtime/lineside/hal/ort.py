@@ -155,9 +155,9 @@ def _session_options(ort: Any, threads: int, options: Options) -> Any:
     chosen.inter_op_num_threads = 1
     chosen.log_severity_level = 3  # errors; what matters is in our own messages
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.get("spinning") else "0")
-    # On x86-64 without VNNI its U8S8 kernels add pairs of products in 16 bits (vpmaddubsw), which saturates: answers are
-    # wrong, and nothing says so. With this it takes U8U8 kernels there (1.2 to 1.5 x the time), and nothing changes
-    # elsewhere. Source: onnxruntime.ai, "Quantize ONNX models", "When and why do I need to try U8U8?"
+    # On x86-64 without VNNI its U8S8 kernels add pairs of products in 16 bits (vpmaddubsw), which saturates: answers
+    # are wrong, and nothing says so. With this it takes U8U8 kernels there (1.2 to 1.5 x the time), and nothing
+    # changes elsewhere. Source: onnxruntime.ai, "Quantize ONNX models", "When and why do I need to try U8U8?"
     chosen.add_session_config_entry("session.x64quantprecision", "1" if options.get("exact_int8", True) else "0")
     level = str(options.get("graph_optimization", "all"))
     levels = {

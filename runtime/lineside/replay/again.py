@@ -11,6 +11,7 @@ from lineside import __version__, plain
 from lineside.deliver.evidence.folder import Kept, faults
 from lineside.deliver.evidence.sealed import Opener
 from lineside.evidence import machine
+from lineside.proof import Prover
 from lineside.recipe import Recipe
 from lineside.records import Decision, Event, Finding, Image, Observation, Part
 from lineside.replay.compare import Bounds, Differences, Outcome, compare_findings, lowest_scores, overlap, same
@@ -35,6 +36,7 @@ class Report:
     overlap: float = 1.0  # the least
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unproven: str = ""  # why nobody knows that the model's answers are right on this machine
 
     @property
     def good(self) -> bool:
@@ -70,8 +72,12 @@ def again(
     opener: Opener | None = None,
     opened: dict[str, Recipe] | None = None,
     bounds: Bounds | None = None,
+    prover: Prover | None = None,
 ) -> Report:
-    """Verify, then replay, then compare. `opened` keeps recipes from call to call. Raises ConfigError, DeviceError."""
+    """Verify, then replay, then compare. `opened` keeps recipes from call to call. Raises ConfigError, DeviceError.
+
+    Without `prover` nobody has proved that the model's answers are right on this machine.
+    """
     told = kept.told
     then = str(told["described"]["backend"])
     report = Report(kept.id, str(kept.folder), "tampered", _said(told), "", len(kept.frames), then)
@@ -81,8 +87,9 @@ def again(
     images, report.differences = pictures(kept, opener)
     if report.differences:
         return report
-    recipe = _open(kept, models, backend, opened if opened is not None else {})
+    recipe = _open(kept, models, backend, opened if opened is not None else {}, prover)
     report.backend_now = recipe.model.backend
+    report.unproven = recipe.model.proof.told if recipe.model.proof.state == "unproven" else ""
     report.notes += _notes(kept)
     if report.backend_now != then or told["machine"] != machine():
         report.bounds = bounds or Bounds(lowest=lowest_scores(station_of(kept)))
@@ -100,10 +107,12 @@ def again(
     return report
 
 
-def _open(kept: Kept, models: Sequence[Path], backend: str | None, opened: dict[str, Recipe]) -> Recipe:
+def _open(
+    kept: Kept, models: Sequence[Path], backend: str | None, opened: dict[str, Recipe], prover: Prover | None
+) -> Recipe:
     key = f"{kept.told['recipe']} {backend}"
     if key not in opened:
-        opened[key] = recipe_of(kept, models, backend)
+        opened[key] = recipe_of(kept, models, backend, prover)
     return opened[key]
 
 

@@ -25,6 +25,7 @@ _SHORT = 4  # so many characters of an id are enough, if only one begins with th
 class Places:
     """Where a box keeps what replay reads. `journal` may be absent: then nothing vouches for the evidence."""
 
+    state: Path
     evidence: Path
     journal: Path | None
 
@@ -42,7 +43,7 @@ def places(state: Path | None, config: Path | None) -> Places:
     if not base.is_dir():
         raise ConfigError(f"{base}: no such folder: give the daemon's state folder with --state, or --config CONFIG")
     journal = journal or base / "journal.db"
-    return Places(evidence or base / "evidence", journal if journal.is_file() else None)
+    return Places(base, evidence or base / "evidence", journal if journal.is_file() else None)
 
 
 def piece(asked: str, where: Places | None) -> Kept:

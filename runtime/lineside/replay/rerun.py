@@ -26,6 +26,7 @@ from lineside.hal.executor import Executor
 from lineside.hal.profile import Candidate, Match, Profile, Thermal, match
 from lineside.images import decode
 from lineside.pipeline import Station
+from lineside.proof import Prover
 from lineside.recipe import Logic, Model, Recipe, canonical, open_model, recipe_for
 from lineside.records import Decision, Event, Finding, Frame, Image, Part, Record, Ruling, Tensor
 from lineside.replay.find import bundle_of
@@ -93,20 +94,20 @@ def pictures(kept: Kept, opener: Opener | None) -> tuple[list[Image], list[str]]
     return images, faults
 
 
-def recipe_of(kept: Kept, models: Sequence[Path], backend: str | None) -> Recipe:
+def recipe_of(kept: Kept, models: Sequence[Path], backend: str | None, prover: Prover | None = None) -> Recipe:
     """The recipe by which it was decided, on the backend of then or another. Raises ConfigError, DeviceError."""
     told = kept.told["described"]
     station = station_of(kept)
     bundle = bundle_of(told["model"], told["artefact"], station.bundle, models)
-    return recipe_for(str(kept.told["station"]), station, open_as_then(kept, station, bundle, backend))
+    return recipe_for(str(kept.told["station"]), station, open_as_then(kept, station, bundle, backend, prover))
 
 
-def recipe_with(kept: Kept, bundle: Bundle, backend: str | None) -> Recipe:
+def recipe_with(kept: Kept, bundle: Bundle, backend: str | None, prover: Prover | None = None) -> Recipe:
     """The rules of then with another bundle. Raises ConfigError where they don't fit its labels, DeviceError."""
     station = replace(station_of(kept), bundle=str(bundle.folder))
     name, _, device = (backend or str(kept.told["described"]["backend"])).partition(":")
     chosen = replace(station, backend=name, device=device or None, fallback=(), slots=1)
-    return recipe_for(str(kept.told["station"]), station, open_model(bundle, chosen, match(read())))
+    return recipe_for(str(kept.told["station"]), station, open_model(bundle, chosen, match(read()), prover=prover))
 
 
 def station_of(kept: Kept) -> StationConfig:
@@ -127,21 +128,24 @@ def is_recipe_whole(kept: Kept) -> bool:
     return bool("sha256:" + hashlib.sha256(canonical(kept.told["described"])).hexdigest() == kept.told["recipe"])
 
 
-def open_as_then(kept: Kept, station: StationConfig, bundle: Bundle, backend: str | None) -> Model:
+def open_as_then(
+    kept: Kept, station: StationConfig, bundle: Bundle, backend: str | None, prover: Prover | None = None
+) -> Model:
     """The model with the runtime, threads and options of then; on another backend with this box's own."""
     told = kept.told["described"]
     unsure_from = FACE_SCORE if kept.told["faces"] != "none" and face_labels(bundle.labels) else None
     name, _, device = (backend or str(told["backend"])).partition(":")
     chosen = replace(station, backend=name, device=device or None, fallback=(), slots=1, threads=told["threads"])
     if backend is not None:
-        return open_model(bundle, replace(chosen, threads=None), match(read()), unsure_from=unsure_from)
+        chosen = replace(chosen, threads=None)
+        return open_model(bundle, chosen, match(read()), unsure_from=unsure_from, prover=prover)
     file = tuple(one for one in bundle.artefacts if one.sha256 == told["artefact"]["sha256"])
     if not file:
         raise ConfigError(f"bundle {bundle.folder}: has no file with sha256 {told['artefact']['sha256'][:12]}...")
     device = device or "cpu"
     chosen = replace(chosen, device=device)
     candidate = Candidate(name=name, device=device, threads=told["threads"], options=dict(told["options"]))
-    return open_model(replace(bundle, artefacts=file), chosen, _only(candidate), unsure_from=unsure_from)
+    return open_model(replace(bundle, artefacts=file), chosen, _only(candidate), unsure_from=unsure_from, prover=prover)
 
 
 def _only(candidate: Candidate) -> Profile:

@@ -11,6 +11,7 @@ from lineside import plain
 from lineside.deliver.evidence.folder import Kept
 from lineside.deliver.evidence.sealed import Opener
 from lineside.errors import ConfigError
+from lineside.proof import Prover
 from lineside.recipe import Recipe
 from lineside.records import Image
 from lineside.replay.again import decision_about, last_picture
@@ -33,14 +34,24 @@ class Trial:
     changed: list[dict[str, str]] = field(default_factory=list)
     missed: Counter[str] = field(default_factory=Counter)  # labelled pieces: "rejected", "not rejected"
     skipped: list[str] = field(default_factory=list)  # why, a line each
+    unproven: str = ""  # why nobody knows that the bundle's answers are right on this machine
 
     @property
     def parts(self) -> int:
         return sum(self.table.values())
 
 
-def try_bundle(kept: Iterable[Kept], bundle: Bundle, backend: str | None = None, opener: Opener | None = None) -> Trial:
-    """Every piece that can be compared. Raises ConfigError where the rules don't fit the bundle, DeviceError."""
+def try_bundle(
+    kept: Iterable[Kept],
+    bundle: Bundle,
+    backend: str | None = None,
+    opener: Opener | None = None,
+    prover: Prover | None = None,
+) -> Trial:
+    """Every piece that can be compared. Raises ConfigError where the rules don't fit the bundle, DeviceError.
+
+    Without `prover` nobody has proved that the bundle's answers are right on this machine.
+    """
     trial = Trial()
     opened: dict[str, Recipe] = {}
     for piece in kept:
@@ -57,7 +68,9 @@ def try_bundle(kept: Iterable[Kept], bundle: Bundle, backend: str | None = None,
             continue
         key = str(piece.told["recipe"])
         if key not in opened:
-            opened[key] = recipe_with(piece, bundle, backend)
+            opened[key] = recipe_with(piece, bundle, backend, prover)
+            proof = opened[key].model.proof
+            trial.unproven = proof.told if proof.state == "unproven" else ""
         _try_one(piece, images, opened[key], trial)
     return trial
 

@@ -83,7 +83,9 @@ def read_bundle(path: str | Path) -> Bundle:
         labels=labels,
         input=InputSpec(**manifest.input.values()),
         artefacts=tuple(
-            Artefact(_present(folder, entry.file), entry.format, entry.precision, entry.sha256, entry.layout)
+            Artefact(
+                _present(folder, entry.file), entry.format, entry.precision, entry.sha256, entry.layout, entry.needs
+            )
             for entry in manifest.artefact
         ),
         licence=manifest.licence,

@@ -81,6 +81,7 @@ class _Artefact(Table):
     precision: Literal["int8", "fp16", "fp32", "mixed"]
     sha256: Annotated[str, Is(pattern="^[0-9a-f]{64}$")]
     layout: Literal["nchw", "nhwc"] | None = None
+    needs: tuple[Literal["avx2", "avx512", "vnni", "dotprod"], ...] = ()
 
 
 @table

@@ -145,6 +145,8 @@ def _copy(artefact: Artefact, folder: Path, input: InputSpec) -> dict[str, objec
     }
     if artefact.layout not in (None, input.layout):
         table["layout"] = artefact.layout
+    if artefact.needs:
+        table["needs"] = artefact.needs
     return table
 
 

@@ -51,6 +51,7 @@ class Row(Table):
     iou: Annotated[Estimate | None, Is("Mean overlap of matched findings")] = None
     matched: Annotated[Estimate | None, Is("Share of all findings of both that both have")] = None
     median_ms: Annotated[float, Is("Of the frame path: resize, model, decoding")] = 0.0
+    refused: Annotated[str, Is("Why `run` does not use it on this machine; empty: its answers are right here")] = ""
 
 
 @table

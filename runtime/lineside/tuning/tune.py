@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 
 from lineside.errors import ConfigError, LinesideError
-from lineside.golden import differences
 from lineside.hal.board import Board, allowed_cores
 from lineside.hal.profile import Profile
+from lineside.proof import Prover
 from lineside.recipe import Model, findings_of
 from lineside.records import Artefact, Image
 from lineside.store.bundle import Bundle
@@ -42,8 +42,11 @@ def tune(
     cache_dir: Path,
     progress: Progress,
     previous: Tried | None = None,
+    *,
+    prover: Prover,
 ) -> TuningPlan:
-    """Takes about `asked.seconds`. `previous` is the pick before on this very box: it stays while it is within noise.
+    """Takes about `asked.seconds`. `prover` tries each way in a process of its own before it is opened here. `previous`
+    is the pick before on this very box: it stays while it is within noise.
 
     Raises ConfigError where there are no pictures or every way is refused, DeviceError where the reference fails.
     """
@@ -55,7 +58,7 @@ def tune(
     shown = pictures(bundle, Path(asked.data) if asked.data else None)
     found, absent = ways(bundle, profile, board, asked.backends)
     first = open_reference(bundle, reference, profile, found)
-    run = _Tuning(bundle, profile, asked, cache_dir, progress)
+    run = _Tuning(bundle, profile, asked, cache_dir, progress, prover)
     try:
         run.compare(found, first, shown)
     finally:
@@ -83,12 +86,15 @@ def tune(
 class _Tuning:
     """One run of `tune`: what was found out so far."""
 
-    def __init__(self, bundle: Bundle, profile: Profile, asked: Asked, cache_dir: Path, progress: Progress) -> None:
+    def __init__(
+        self, bundle: Bundle, profile: Profile, asked: Asked, cache_dir: Path, progress: Progress, prover: Prover
+    ) -> None:
         self.began_s = time.monotonic()
         self.asked = asked
         self.pictures = 0
         self.refused: list[Tried] = []
         self._bundle, self._profile, self._cache_dir, self._progress = bundle, profile, cache_dir, progress
+        self._prover = prover
         self._compared: Mapping[Way, Compared] = {}
         self._right: Mapping[Way, Compared] = {}  # of these, those that decide as the reference does
 
@@ -102,10 +108,6 @@ class _Tuning:
                 if model is None:
                     continue
                 models[way] = model
-                if wrong := differences(self._bundle, way.file, model.see, model.settings.min_score):
-                    del models[way]
-                    model.executor.close()
-                    self._refuse(way, f"wrong answers to its golden pictures: {wrong[0]}")
             until_s = self.began_s + _ANSWERS_SHARE * self.asked.seconds
             compared = compare(models, first, shown, self._progress, until_s)
         finally:
@@ -150,6 +152,11 @@ class _Tuning:
         )
 
     def _open(self, way: Way) -> Model | None:
+        try:
+            self._prover.check(self._bundle, way.artefact, way.candidate(self._profile))
+        except LinesideError as error:
+            self._refuse(way, str(error).removeprefix(f"{way.file} "))
+            return None
         try:
             return open_way(self._bundle, way, self._profile, self._cache_dir)
         except LinesideError as error:

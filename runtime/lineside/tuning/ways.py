@@ -52,6 +52,13 @@ class Way:
         threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"{self.file} on {self.place}{threads}"
 
+    def candidate(self, profile: Profile) -> Candidate:
+        """As the profile has it, options included; the same that `run` proves."""
+        for one in profile.backend:
+            if (one.name, one.device) == (self.backend, self.device):
+                return one
+        return Candidate(name=self.backend, device=self.device)
+
     def not_run(self, why: object) -> NotRun:
         """Without the path of the file, which is nobody's business in a passport that ships."""
         return NotRun(backend=self.place, file=self.file, why=str(why).replace(f"{self.artefact.path}: ", ""))
