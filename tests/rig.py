@@ -165,7 +165,7 @@ class Daemon:
 
     def ready(self, times: int = 1) -> Daemon:
         """Wait until it says that it decides; `times` counts starts with this log."""
-        until(lambda: self.log().count("ready: ") >= times or self._ended(), 30, "ready")
+        until(lambda: self.log().count("ready: ") >= times or self._ended(), 60, "ready")
         assert self.log().count("ready: ") >= times, self.log()
         return self
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
 
 
-def tile(defect: bool) -> Image:
+def tile(defect: bool, seed: int = 7) -> Image:
     """A grey tile with the stripes of its grinding; the defect is a dark hole with a bright rim."""
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     height, width = 320, 280
     across = np.linspace(-1, 1, width)
     stripes = cv2.GaussianBlur(rng.normal(0, 1, (1, width)), (0, 0), 0.8)
@@ -26,9 +26,9 @@ def tile(defect: bool) -> Image:
     return _grey(surface)
 
 
-def spindle(defect: bool) -> Image:
+def spindle(defect: bool, seed: int = 11) -> Image:
     """The slanted threads of a spindle under a ring light; the defect is a rough dark pit on the raceway."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(seed)
     height, width = 460, 1130
     y, x = np.mgrid[:height, :width].astype(np.float64)
     turn = (y + 0.18 * x - 30 * np.sin(np.pi * x / width)) / 92  # threads

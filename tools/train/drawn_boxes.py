@@ -7,9 +7,9 @@ import numpy as np
 from boxes import Picture
 
 
-def board() -> Picture:
+def board(seed: int = 3) -> Picture:
     """Copper black on white, 640 x 640: an open, a short, a mousebite, a spur, spurious copper and a pin-hole."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     image = np.full((640, 640), 255, np.uint8)
     for at, points in enumerate(
         (((60, 0), (60, 260), (200, 400), (200, 640)), ((140, 0), (140, 220), (270, 350), (270, 640)))
@@ -38,9 +38,9 @@ def _blob(
     cv2.fillPoly(image, [points.round().astype(np.int32)], level)
 
 
-def faces() -> Picture:
+def faces(seed: int = 5) -> Picture:
     """Two drawn heads, one with a mask, before a plain wall, 416 x 312."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     image = np.full((312, 416, 3), (150, 165, 160), np.float32)
     image += np.linspace(-25, 25, 416)[None, :, None]
     _head(image, 120, 150, 52, (120, 155, 205), mask=False)

@@ -28,13 +28,16 @@ def run(args: argparse.Namespace) -> int:
 
 def probe(root: Path = Path("/")) -> dict[str, Any]:
     """What `--json` prints."""
-    from lineside.hal import board, present, profile
+    from lineside.hal import board, present, processor, profile
 
     seen = board.read(root)
     matched = profile.match(seen)
     state, hottest_c = matched.thermal.state(board.temperatures(root))
     return {
         "board": {**asdict(seen), "pci": sorted(seen.pci), "usb": sorted(seen.usb), "dev": sorted(seen.dev)},
+        "processor": {"features": list(processor.features()), "saturates_int8": processor.saturates_int8()}
+        if root == Path("/")
+        else None,  # a recorded board does not tell
         "profile": {
             "name": matched.name,
             "title": matched.title,
@@ -56,6 +59,7 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"board    {board['model'] or 'unknown'} ({board['arch']})",
         f"cpu      {board['cpu']}, {board['cores_allowed']} of {board['cores']} cores allowed",
+        *([f"int8     {_int8(found['processor'])}"] if found["processor"] else []),
         f"memory   {board['memory_allowed_mb']} of {board['memory_mb']} MB allowed",
         f"heat     {heat} ({thermal['state']}; warns at {limits['warn_c']:.0f} C, critical {limits['critical_c']:.0f})",
         f"profile  {profile['name']}: {profile['title']}",
@@ -69,3 +73,11 @@ def table(found: dict[str, Any]) -> str:
         if one["remedy"]:
             lines.append(f"{'':<{width}}           {one['remedy']}")
     return "\n".join(lines)
+
+
+def _int8(processor: dict[str, Any]) -> str:
+    """What exact INT8 costs on this processor."""
+    known = [name for name in ("avx2", "avx512", "vnni", "dotprod") if name in processor["features"]]
+    if processor["saturates_int8"]:
+        return f"{' '.join(known) or 'no AVX2'}, no VNNI: onnxruntime and openvino take slower kernels to stay exact"
+    return f"{' '.join(known) or 'plain'}: exact in every backend"

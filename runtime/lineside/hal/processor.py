@@ -12,8 +12,6 @@ import platform
 from contextlib import suppress
 from functools import cache
 
-import numpy as np
-
 _X86 = ("x86_64", "AMD64")
 # push rbx; mov eax, edi; mov ecx, esi; mov r8, rdx; cpuid; mov [r8], eax; [r8+4], ebx; [r8+8], ecx; [r8+12], edx;
 # pop rbx; ret: the System V calling convention
@@ -69,6 +67,8 @@ def is_x86() -> bool:
 
 def _numpy_found() -> tuple[str, ...]:
     """The instruction sets that NumPy found when it was imported, by CPUID and HWCAP."""
+    import numpy as np  # here: who only reads configuration and profiles needs no arrays
+
     with suppress(KeyError, TypeError, ValueError):
         return tuple(np.show_config(mode="dicts")["SIMD Extensions"]["found"])  # type: ignore[call-overload,index,unused-ignore]
     return ()
