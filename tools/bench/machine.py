@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lineside.hal.processor import has_vnni
+
 _PACKAGES = ("lineside", "numpy", "opencv-python-headless", "onnxruntime", "openvino", "ai-edge-litert", "paho-mqtt")
 
 
@@ -19,11 +21,10 @@ def machine() -> dict[str, Any]:
     """CPU, cores, load and versions."""
     info = Path("/proc/cpuinfo").read_text()
     cpu = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
-    flags = next((line.split() for line in info.splitlines() if line.startswith("flags")), [])
     return {
         "cpu": cpu or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "vnni": "avx512_vnni" in flags or "avx_vnni" in flags,
+        "vnni": has_vnni(),
         "load_1min_at_start": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
