@@ -77,7 +77,7 @@ def rows(bundle: Bundle) -> Iterator[str]:
             if artefact.format not in driver("backend", backend).formats("cpu"):
                 continue
             for exact in (True, False) if backend in INEXACT else (True,):
-                options = {} if exact else {"exact_int8": False}
+                options: dict[str, bool | int | float | str] = {} if exact else {"exact_int8": False}
                 station = StationConfig(camera="none", bundle=str(bundle.folder), backend=backend, device="cpu")
                 only = replace(GENERIC, backend=(Candidate(name=backend, options=options),))
                 try:
@@ -96,14 +96,14 @@ def rows(bundle: Bundle) -> Iterator[str]:
     medians = {way: float(np.median(taken)) for way, taken in times.items()}
     for model in models.values():
         model.executor.close()
-    exact = sorted((way for way in medians if way[2]), key=lambda way: medians[way])
-    for file, backend, _ in exact:
+    ranked = sorted((way for way in medians if way[2]), key=lambda way: medians[way])
+    for file, backend, _ in ranked:
         inexact = medians.get((file, backend, False))
         cost = "-" if inexact is None else f"{medians[file, backend, True] / inexact:.2f} x"
         shown = "-" if inexact is None else f"{inexact:.2f}"
         yield f"| {bundle.name} | {file}, {backend} | {medians[file, backend, True]:.2f} | {shown} | {cost} |"
     pick = tuned(bundle)
-    ratio = medians[pick] / medians[exact[0]] if pick in medians else float("nan")
+    ratio = medians[pick] / medians[ranked[0]] if pick in medians else float("nan")
     yield f"| {bundle.name} | `tune` picks {pick[0]}, {pick[1]} | {ratio:.2f} x of the fastest exact way | | |"
 
 
