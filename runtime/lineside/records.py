@@ -73,6 +73,8 @@ class InputSpec:
     pad_value: int = 114
     stride_px: int = 32  # with a free size and resize = "pad": sides are padded up to a multiple of it
     crop_fraction: float = 0.875  # with center_crop: the share of the shorter side that the crop keeps
+    # inputs beside the picture that are the same for every frame, (name, values), such as the canvas's width and height
+    constants: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def of(self, artefact: Artefact) -> InputSpec:
         """The input of this file of a bundle, whose layout may differ: TFLite exporters turn NCHW into NHWC."""
@@ -87,8 +89,13 @@ class DecodeSettings:
     nms_iou: float = 0.45  # of two boxes of one class that overlap more, the weaker is dropped
     max_findings: int = 100
     boxes: Literal["auto", "pixels", "unit"] = "auto"  # box outputs in canvas pixels, or 0 to 1 of the canvas
-    scores: Literal["auto", "probability", "logit"] = "auto"  # classifiers: a softmax is still to be done, or not
+    # logit: what the family does with its logits is still to be done, a softmax (classifiers) or a sigmoid (detectors)
+    scores: Literal["auto", "probability", "logit", "sigmoid", "softmax"] = "auto"
     threshold: float | None = None  # anomaly models: at or above it a frame is anomalous
+    box_format: Literal["auto", "xyxy", "cxcywh", "xywh", "yxyx"] = "auto"  # auto: the family's
+    first_class: int | None = None  # the number that the model gives the first label; None: the family's (mostly 0)
+    extra_channels: int = 0  # behind the classes of a candidate, not read: key points, coefficients of masks
+    outputs: tuple[str, ...] = ()  # names of the outputs to read, of those a file has; none: all of them
 
 
 @dataclass(frozen=True, slots=True)

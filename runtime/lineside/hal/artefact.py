@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lineside.errors import ConfigError
 from lineside.records import Artefact, InputSpec, TensorSpec
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEWEST_LEVELS = 16  # of a quantised input
 Options: TypeAlias = Mapping[str, str | int | float | bool]
 
 _COPY_AGAIN = "copy the bundle again, or export the model again"
@@ -55,10 +60,15 @@ def image_input(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> tu
     One bundle may hold an NCHW .onnx and an NHWC .tflite of one model, so the shape decides where it can; `layout` of
     the bundle does where both would fit. Raises ConfigError where the model contradicts the bundle's `[input]`.
     """
-    if len(inputs) != 1:
+    told = {name for name, _ in input.constants}
+    pictures = [spec for spec in inputs if spec.name not in told]
+    if len(pictures) != 1:
         names = ", ".join(spec.name for spec in inputs)
-        raise ConfigError(f"{path}: has {len(inputs)} inputs ({names}): lineside feeds one picture: export it with one")
-    spec = inputs[0]
+        raise ConfigError(
+            f"{path}: has {len(inputs)} inputs ({names}): lineside feeds one picture: export it with one, or give the "
+            "values of the others in constants of [input]"
+        )
+    spec = pictures[0]
     if len(spec.shape) != 4:
         raise ConfigError(f"{path}: input {spec.name!r} has shape {spec.shape}: a picture needs 4 sizes")
     wanted = 1 if input.color == "gray" else 3
@@ -75,7 +85,42 @@ def image_input(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> tu
     for side, has, says in (("height_px", height, input.height_px), ("width_px", width, input.width_px)):
         if has is not None and has != says:
             raise ConfigError(f"{path}: [input] {side} = {says}: the model takes {has}: correct it in model.toml")
+    _check_levels(path, spec, input)
     return spec, input
+
+
+def _check_levels(path: str, spec: TensorSpec, input: InputSpec) -> None:
+    """Raises ConfigError where a quantised input would hold so few different values that nothing could be seen."""
+    low, high = {"uint8": (0, 255), "int8": (-128, 127)}.get(spec.dtype, (0, 0))
+    if low == high:
+        return
+    for mean, std in zip(input.mean, input.std, strict=False):
+        raw = ((pixel - mean) / std / spec.scale + spec.zero_point for pixel in range(256))
+        values = len({round(min(max(value, low), high)) for value in raw})
+        if values < FEWEST_LEVELS:
+            raise ConfigError(
+                f"{path}: input {spec.name!r} is {spec.dtype} with a step of {spec.scale:g}: mean {mean:g} and std {std:g} "
+                f"leave {values} different values of a pixel's 256, so nothing can be seen: correct [input] mean and std "
+                "(--mean, --std); a model that takes pixels as they are has mean 0 and std 1"
+            )
+
+
+def constant_inputs(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> dict[int, NDArray[Any]]:
+    """The arrays for the inputs that are the same for every frame, by the input's number. Raises ConfigError."""
+    import numpy as np  # here: who only looks at files needs no arrays
+
+    arrays: dict[int, NDArray[Any]] = {}
+    for name, values in input.constants:
+        at = next((number for number, spec in enumerate(inputs) if spec.name == name), None)
+        if at is None:
+            continue  # another file of the bundle has it
+        shape = [1 if size is None else size for size in inputs[at].shape]
+        if math.prod(shape) != len(values):
+            raise ConfigError(
+                f"{path}: [input] constants: {name} has {len(values)} values: the model takes {shape}: correct model.toml"
+            )
+        arrays[at] = np.asarray(values).reshape(shape).astype(inputs[at].dtype)
+    return arrays
 
 
 def with_one(shape: Sequence[object]) -> tuple[int | None, ...]:

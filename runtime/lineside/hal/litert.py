@@ -13,7 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lineside.errors import ConfigError, DeviceError
-from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable, with_one
+from lineside.hal.artefact import (
+    Options,
+    check_file,
+    constant_inputs,
+    first_line,
+    image_input,
+    take,
+    unreadable,
+    with_one,
+)
 from lineside.hal.board import allowed_cores
 from lineside.hal.litert_gpu import GpuModel, GpuSlot
 from lineside.hal.pixels import PixelWriter
@@ -98,9 +107,13 @@ class _Slot:
         self.outputs = tuple(_spec(detail) for detail in given)
         spec, input = image_input(artefact.path, self.inputs, input)
         self._writer = PixelWriter(input, spec)
-        self._index = found[0]["index"]
+        picture = found[self.inputs.index(spec)]
+        self._index = picture["index"]
+        values = constant_inputs(artefact.path, self.inputs, input)
+        self._constants = {found[at]["index"]: array for at, array in values.items()}
+        self._set_constants()
         self._nchw = input.layout == "nchw"
-        self._size = self._sides(found[0]["shape"])
+        self._size = self._sides(picture["shape"])
         self._input = interpreter.tensor(self._index)
         self._reads = [interpreter.tensor(detail["index"]) for detail in given]
         self._buffers = [np.empty(0, spec.dtype) for spec in self.outputs]
@@ -124,7 +137,12 @@ class _Slot:
         shape[2 if self._nchw else 1], shape[3 if self._nchw else 2] = height, width
         self._interpreter.resize_tensor_input(self._index, shape)
         self._interpreter.allocate_tensors()
+        self._set_constants()
         self._size = (height, width)
+
+    def _set_constants(self) -> None:
+        for index, array in self._constants.items():
+            self._interpreter.set_tensor(index, array)
 
     def _sides(self, shape: Any) -> tuple[int, int]:
         return (int(shape[2]), int(shape[3])) if self._nchw else (int(shape[1]), int(shape[2]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lineside.errors import DeviceError
+from lineside.errors import ConfigError, DeviceError
 from lineside.hal.artefact import first_line, image_input
 from lineside.hal.pixels import PixelWriter
 from lineside.hal.tflite import read_tflite
@@ -40,6 +40,8 @@ class GpuSlot:
         file = read_tflite(artefact.path)
         self.inputs, self.outputs = file.inputs, file.outputs
         spec, input = image_input(artefact.path, self.inputs, input)
+        if len(self.inputs) != 1:
+            raise ConfigError(f"{artefact.path}: has {len(self.inputs)} inputs: litert feeds one on a GPU: use device cpu")
         self._model = model
         self._writer = PixelWriter(input, spec)
         self._inputs: list[Any] = model.vendor_model.create_input_buffers(0)

@@ -6,13 +6,14 @@ A float model gets the canvas as it is, uint8 NHWC BGR: colour order and normali
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lineside.errors import ConfigError, DeviceError
-from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable
+from lineside.hal.artefact import Options, check_file, constant_inputs, first_line, image_input, take, unreadable
 from lineside.hal.board import allowed_cores
 from lineside.hal.openvino_cache import Compiled, kept_at, load, save
 from lineside.hal.pixels import PixelWriter, per_channel
@@ -83,9 +84,17 @@ class OpenVinoBackend:
         self.inputs, self.outputs = compiled.inputs, compiled.outputs
         spec, input = image_input(artefact.path, self.inputs, input)
         self.device = _truly(compiled.model) if kinds[0] == "auto" else device
+        self._constants = constant_inputs(artefact.path, self.inputs, input)  # the requests read their memory
+        at = self.inputs.index(spec)
         self._slots = [
-            _Slot(ov, compiled.model.create_infer_request(), input, spec, self.outputs) for _ in range(slots)
+            _Slot(ov, self._request(ov, compiled.model), at, input, spec, self.outputs) for _ in range(slots)
         ]
+
+    def _request(self, ov: Any, model: Any) -> Any:
+        request = model.create_infer_request()
+        for at, values in self._constants.items():
+            request.set_input_tensor(at, ov.Tensor(values, shared_memory=True))
+        return request
 
     def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         try:
@@ -109,13 +118,14 @@ class _Slot:
         self,
         ov: Any,
         request: Any,
+        at: int,
         input: InputSpec,
         spec: TensorSpec,
         outputs: tuple[TensorSpec, ...],
     ) -> None:
         folded = _folds(spec)
         self._tensor = ov.Tensor
-        self._request, self._outputs = request, outputs
+        self._request, self._at, self._outputs = request, at, outputs
         self._writer = None if folded and input.color != "gray" else _writer(input, spec, folded=folded)
         self._nchw = input.layout == "nchw" and not folded
         self._channels, self._dtype = 1 if input.color == "gray" else 3, "uint8" if folded else spec.dtype
@@ -128,7 +138,7 @@ class _Slot:
         if self._writer is None:
             if window is None or pixels is not self._canvas:
                 canvas = np.ascontiguousarray(pixels)
-                self._request.set_input_tensor(self._tensor(canvas[None], shared_memory=True))
+                self._request.set_input_tensor(self._at, self._tensor(canvas[None], shared_memory=True))
                 self._canvas = pixels if window is not None and canvas is pixels else None
         else:
             self._write(pixels, window)
@@ -146,7 +156,7 @@ class _Slot:
         shape = (1, self._channels, height, width) if self._nchw else (1, height, width, self._channels)
         if self._buffer.shape != shape:
             self._buffer = np.empty(shape, self._dtype)
-            self._request.set_input_tensor(self._tensor(self._buffer, shared_memory=True))
+            self._request.set_input_tensor(self._at, self._tensor(self._buffer, shared_memory=True))
         assert self._writer is not None
         self._writer.write(pixels, self._buffer[0], window)
 
@@ -175,9 +185,10 @@ def _compile(
     model = _read(core, artefact)
     if "cpu" in device or device == "auto":
         config = {**config, **exact(model, options)}
-    inputs, outputs = _specs(model, artefact)
+    inputs, _ = _specs(model, artefact)
     spec, input = image_input(artefact.path, inputs, input)
-    prepared = _prepare(ov, model, input, spec, folded=_folds(spec))
+    prepared = _prepare(ov, model, inputs, input, spec)
+    outputs = _specs(prepared, artefact)[1]  # a free batch is 1 now
     try:
         return Compiled(core.compile_model(prepared, device.upper(), config), inputs, outputs)
     except RuntimeError as error:
@@ -229,7 +240,7 @@ def _specs(model: Any, artefact: Artefact) -> tuple[tuple[TensorSpec, ...], tupl
         file = read_tflite(artefact.path)
         quantised = {spec.name: spec for spec in (*file.inputs, *file.outputs)}
     return (
-        tuple(_spec(port, quantised) for port in model.inputs),
+        tuple(_with_batch(_spec(port, quantised)) for port in model.inputs),
         tuple(_spec(port, quantised) for port in model.outputs),
     )
 
@@ -238,21 +249,25 @@ def _spec(port: Any, quantised: dict[str, TensorSpec]) -> TensorSpec:
     names = sorted(port.get_names()) or [port.get_node().get_friendly_name()]
     known = next((quantised[name] for name in names if name in quantised), None)
     shape = [None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
-    shape[:1] = [1 if shape[0] is None else shape[0]] if shape else []
     dtype = np.dtype(port.get_element_type().to_dtype()).name
     raw = known is not None and dtype == known.dtype
     scale, zero_point = (known.scale, known.zero_point) if known is not None and raw else (1.0, 0)
     return TensorSpec(known.name if known else names[0], tuple(shape), dtype, scale, zero_point)
 
 
-def _prepare(ov: Any, model: Any, input: InputSpec, spec: TensorSpec, *, folded: bool) -> Any:
-    """Fix a free batch to 1; with `folded`, let the graph take the uint8 canvas."""
-    if model.input(0).get_partial_shape().is_dynamic:
-        model.reshape([-1 if size is None else size for size in spec.shape])
-    if not folded:
+def _with_batch(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, shape=(1, *spec.shape[1:])) if spec.shape and spec.shape[0] is None else spec
+
+
+def _prepare(ov: Any, model: Any, inputs: tuple[TensorSpec, ...], input: InputSpec, spec: TensorSpec) -> Any:
+    """Fix a free batch to 1; where it can, let the graph take the uint8 canvas."""
+    if any(port.get_partial_shape().is_dynamic for port in model.inputs):
+        shapes = zip(model.inputs, inputs, strict=True)
+        model.reshape({port: [-1 if size is None else size for size in each.shape] for port, each in shapes})
+    if not _folds(spec):
         return model
     pre = ov.preprocess.PrePostProcessor(model)
-    port = pre.input(0)
+    port = pre.input(inputs.index(spec))
     port.model().set_layout(ov.Layout(input.layout.upper()))
     tensor = port.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps = port.preprocess()

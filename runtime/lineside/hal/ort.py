@@ -12,7 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lineside.errors import ConfigError, DeviceError
-from lineside.hal.artefact import Options, check_file, first_line, image_input, take, unreadable, with_one
+from lineside.hal.artefact import (
+    Options,
+    check_file,
+    constant_inputs,
+    first_line,
+    image_input,
+    take,
+    unreadable,
+    with_one,
+)
 from lineside.hal.board import allowed_cores
 from lineside.hal.pixels import PixelWriter
 from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec, Window
@@ -87,10 +96,11 @@ class OrtBackend:
             raise unreadable(artefact, "ONNX Runtime", error) from error
         self._session.disable_fallback()  # else a provider that fails later is replaced by the CPU
         self.device = _truly(self._session.get_providers(), kind, number)
-        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self.inputs, self.outputs = session_specs(self._session)
         spec, input = image_input(artefact.path, self.inputs, input)
-        self._slots = [_Slot(self._session, input, spec, self.outputs) for _ in range(slots)]
+        told = constant_inputs(artefact.path, self.inputs, input)
+        constants = {self.inputs[at].name: values for at, values in told.items()}
+        self._slots = [_Slot(self._session, input, spec, self.outputs, constants) for _ in range(slots)]
 
     def infer(self, pixels: Image, slot: int = 0, window: Window | None = None) -> tuple[Tensor, ...]:
         try:
@@ -115,8 +125,15 @@ class _Slot:
     page faults of fresh memory in every frame (0.1 to 0.3 ms). Outputs of free size are made anew each time.
     """
 
-    def __init__(self, session: Any, input: InputSpec, spec: TensorSpec, outputs: tuple[TensorSpec, ...]) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: Any,
+        input: InputSpec,
+        spec: TensorSpec,
+        outputs: tuple[TensorSpec, ...],
+        constants: dict[str, np.ndarray],
+    ) -> None:
+        self._session, self._constants = session, constants
         self._writer = PixelWriter(input, spec)
         self._nchw, self._channels = input.layout == "nchw", 1 if input.color == "gray" else 3
         self._name, self._dtype = spec.name, spec.dtype
@@ -135,7 +152,7 @@ class _Slot:
         if self._binding is not None:
             self._session.run_with_iobinding(self._binding)
             return self._outputs
-        made = self._session.run(self._names, {self._name: self._buffer})
+        made = self._session.run(self._names, {self._name: self._buffer, **self._constants})
         self._outputs = tuple(map(Tensor, self._names, made))
         if self._keeps and all(array.flags.c_contiguous and array.flags.writeable for array in made):
             self._bind(made)
@@ -144,6 +161,8 @@ class _Slot:
     def _bind(self, outputs: list[np.ndarray]) -> None:
         binding, buffer = self._session.io_binding(), self._buffer
         binding.bind_input(self._name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        for name, array in self._constants.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, array in zip(self._names, outputs, strict=True):
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         self._binding = binding
@@ -224,7 +243,27 @@ def _truly(providers: list[str], kind: str, number: str) -> str:
     return kind if kind == "cpu" else f"{kind}:{number or 0}"
 
 
-def _spec(node: Any) -> TensorSpec:
+def session_specs(session: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs. A free first size is the batch, so 1; but for an output whose first size has another name than
+    the batch of the inputs: the number of what was found."""
+    inputs = session.get_inputs()
+    batches = {str(node.shape[0]) for node in inputs if node.shape and isinstance(node.shape[0], str)}
+    free = any(node.shape and not isinstance(node.shape[0], int) for node in inputs)
+    outputs = []
+    for node in session.get_outputs():
+        first = node.shape[0] if node.shape else 1
+        named = isinstance(first, str) and bool(batches)
+        is_batch = free and (not named or first in batches)
+        known = isinstance(first, int) or is_batch
+        outputs.append(_spec(node, with_one(node.shape) if known else _free(node.shape)))
+    return tuple(_spec(node, with_one(node.shape)) for node in inputs), tuple(outputs)
+
+
+def _free(shape: list[object]) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) and size > 0 else None for size in shape)
+
+
+def _spec(node: Any, shape: tuple[int | None, ...]) -> TensorSpec:
     dtype = node.type.removeprefix("tensor(").removesuffix(")")
     names = {"float": "float32", "double": "float64"}
-    return TensorSpec(node.name, with_one(node.shape), names.get(dtype, dtype))
+    return TensorSpec(node.name, shape, names.get(dtype, dtype))

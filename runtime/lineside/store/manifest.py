@@ -42,6 +42,7 @@ class _Input(Table):
     pad_value: Annotated[int, Is(ge=0, le=255)] = 114
     stride_px: Annotated[int, Is(ge=1, le=1024)] = 32
     crop_fraction: Annotated[float, Is(gt=0, le=1)] = 0.875
+    constants: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         channels = (1, 3) if self.color == "gray" else (3,)
@@ -68,8 +69,12 @@ class _Decode(Table):
     nms_iou: Annotated[float, Is(gt=0, le=1)] = 0.45
     max_findings: Annotated[int, Is(ge=1, le=10_000)] = 100
     boxes: Literal["auto", "pixels", "unit"] = "auto"
-    scores: Literal["auto", "probability", "logit"] = "auto"
+    scores: Literal["auto", "probability", "logit", "sigmoid", "softmax"] = "auto"
     threshold: float | None = None
+    box_format: Literal["auto", "xyxy", "cxcywh", "xywh", "yxyx"] = "auto"
+    first_class: Annotated[int, Is(ge=0, le=1)] | None = None
+    extra_channels: Annotated[int, Is(ge=0, le=100_000)] = 0
+    outputs: tuple[str, ...] = ()
 
 
 @table

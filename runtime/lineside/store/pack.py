@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from lineside.errors import ConfigError
@@ -20,6 +20,7 @@ from lineside.store.golden import Golden
 from lineside.store.passport import Passport
 
 LABELS = "labels.txt"
+_SELDOM = ("constants", "box_format", "first_class", "extra_channels", "outputs")
 
 
 def pack(
@@ -158,9 +159,15 @@ def _toml(
     artefacts: Sequence[dict[str, object]],
 ) -> str:
     parts = [_lines({key: value for key, value in head.items() if value != ""})]
-    parts += ["[input]\n" + _lines(asdict(input)), "[decode]\n" + _lines({"name": decode, **asdict(settings)})]
+    parts += ["[input]\n" + _lines(_told(input)), "[decode]\n" + _lines({"name": decode, **_told(settings)})]
     parts += ["[[artefact]]\n" + _lines(table) for table in artefacts]
     return "\n".join(parts)
+
+
+def _told(table: InputSpec | DecodeSettings) -> dict[str, object]:
+    """Its keys, but for those that most bundles leave at their default: an older lineside refuses a key it lacks."""
+    defaults = {each.name: each.default for each in fields(table)}
+    return {key: value for key, value in asdict(table).items() if key not in _SELDOM or value != defaults[key]}
 
 
 def _lines(table: dict[str, object]) -> str:
