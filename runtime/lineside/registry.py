@@ -37,6 +37,13 @@ DRIVERS: dict[str, dict[str, str]] = {
         "ultraface": "lineside.vision.decode.ultraface:UltraFaceDecoder",
         "blazeface": "lineside.vision.decode.blazeface:BlazeFaceDecoder",
         "anomaly": "lineside.vision.decode.anomaly:AnomalyDecoder",
+        "detr": "lineside.vision.decode.detr:DetrDecoder",
+        "labelled_boxes": "lineside.vision.decode.labelled_boxes:LabelledBoxesDecoder",
+        "detection_output": "lineside.vision.decode.rows:DetectionOutputDecoder",
+        "yolov7_e2e": "lineside.vision.decode.rows:YoloV7E2eDecoder",
+        "nas_flat": "lineside.vision.decode.rows:NasFlatDecoder",
+        "efficientdet": "lineside.vision.decode.efficientdet:EfficientDetDecoder",
+        "fomo": "lineside.vision.decode.fomo:FomoDecoder",
     },
     "trigger": {"free": "lineside.triggers.free:FreeTrigger"},
     "rule": {

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lineside.commands.guess import Guess
     from lineside.commands.model_facts import ModelFacts
+    from lineside.commands.readings import Reading
     from lineside.records import DecodeSettings, InputSpec, Task
+
+SETTINGS = (  # options that are keys of [decode]
+    *("min_score", "nms_iou", "max_findings", "boxes", "box_format", "scores", "threshold", "first_class"),
+    *("extra_channels", "outputs"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +37,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-score", type=float, metavar="S")
     parser.add_argument("--nms-iou", type=float, metavar="IOU")
     parser.add_argument("--max-findings", type=int, metavar="N")
-    parser.add_argument("--boxes", choices=("pixels", "unit"), help="what box outputs hold (yolov5, yolov8, yolo_e2e)")
-    parser.add_argument("--scores", choices=("probability", "logit"), help="what a classifier's output holds")
+    parser.add_argument("--boxes", choices=("pixels", "unit"), help="what box outputs hold: canvas pixels, or 0 to 1")
+    parser.add_argument("--box-format", choices=("xyxy", "cxcywh", "xywh", "yxyx"), help="how a box is written")
+    parser.add_argument(
+        "--scores",
+        choices=("probability", "logit", "sigmoid", "softmax"),
+        help="what the scores are, or what is still to be done with them (logit: what the family does)",
+    )
+    parser.add_argument(
+        "--first-class", type=int, choices=(0, 1), help="the number of the first label; 1: 0 is no class"
+    )
+    parser.add_argument("--extra-channels", type=int, metavar="N", help="behind a candidate's classes, not read")
+    parser.add_argument("--outputs", type=_names, metavar="NAME,...", help="those to read, of several")
+    parser.add_argument(
+        "--constant",
+        type=_constant,
+        action="append",
+        default=[],
+        metavar="NAME=V,...",
+        help="value of an input beside the picture",
+    )
     parser.add_argument("--threshold", type=float, metavar="S", help="of an anomaly model")
     parser.add_argument("--name", help="default: the folder's name")
     parser.add_argument("--version", default="1")
@@ -76,6 +100,8 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
     Raises ConfigError.
     """
     from lineside.commands import guess
+    from lineside.commands.choose_reading import check, choose
+    from lineside.commands.readings import readings
     from lineside.errors import ConfigError
     from lineside.registry import names
     from lineside.store.bundle import parse_labels
@@ -93,25 +119,34 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
     if labels and args.decode in (None, "classify") and args.task in (None, "classify"):
         labels, note = guess.fit_labels(labels, facts.outputs)
         notes += [note] if note else []
-    decode = args.decode
-    if decode is None:
-        decode, note = guess.guess_decode(facts, labels, args.task, _sized(facts, args))
-        notes.append(note)
-    if args.task not in (None, guess.task_of(decode)):
-        raise ConfigError(f'--task {args.task}: the decoder {decode} gives "{guess.task_of(decode)}"')
-    if not labels:
-        labels, note = guess.guess_labels(facts, decode)
-        notes.append(note)
-    input, more = _input(facts, decode, args)
+    if args.decode and args.task not in (None, guess.task_of(args.decode)):
+        raise ConfigError(f'--task {args.task}: the decoder {args.decode} gives "{guess.task_of(args.decode)}"')
+    said = {key: value for key in SETTINGS if (value := getattr(args, key)) is not None}
+
+    def prepared(reading: Reading) -> tuple[tuple[str, ...], InputSpec, list[Guess]]:
+        found, more = (labels, None) if labels else guess.guess_labels(facts, reading.decode)
+        input, others = _input(facts, reading.decode, args)
+        return found, input, [*([more] if more else []), *others]
+
+    candidates = readings(facts, labels, args.decode, args.task, _sized(facts, args), said)
+    tried, more = choose(facts, candidates, prepared, said)
+    decode = tried.reading.decode
+    if args.decode is None:
+        notes.append(guess.Guess(f"decode = {decode}", tried.reading.why, "--decode"))
     notes += more
-    settings, more = _settings(facts, others, decode, labels, input, args)
-    notes += more
-    return Described(guess.task_of(decode), labels, input, decode, settings, tuple(notes))
+    notes += guess.noted_settings(facts, tried.reading.settings, said)
+    settings, threshold = guess.guess_threshold(facts, decode, tried.settings)
+    notes += [threshold] if threshold else []
+    if tried.verdict == ((), ()):
+        why = "no runtime here could run it once"
+        notes.append(guess.Guess(f"that {facts.path.name} fits", why, "running it on its own device"))
+    notes += [note for each in others if (note := check(each, tried, settings, tried.input))]
+    return Described(guess.task_of(decode), tried.labels, tried.input, decode, settings, tuple(notes))
 
 
 def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[InputSpec, list[Guess]]:
     """The guessed input with the user's own word over it; only what was truly guessed is reported."""
-    from lineside.commands.guess import guess_input, guess_size
+    from lineside.commands.guess import guess_constants, guess_input, guess_size
     from lineside.errors import ConfigError
 
     if args.size is None:
@@ -126,42 +161,10 @@ def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[In
         for key in ("color", "mean", "std", "resize", "pad_value", "crop_fraction")
         if (value := getattr(args, key)) is not None
     }
-    options = {f"--{key}" for key in said}
+    options = {f"--{key}".replace("_", "-") for key in said}
     kept = [each for each in (note, *guesses) if each and not options & set(each.option.split(", "))]
-    return replace(spec, **said), kept
-
-
-def _settings(
-    facts: ModelFacts,
-    others: list[ModelFacts],
-    decode: str,
-    labels: tuple[str, ...],
-    input: InputSpec,
-    args: argparse.Namespace,
-) -> tuple[DecodeSettings, list[Guess]]:
-    """Settings of the family, the user's over them; each artefact is run once to see that its outputs fit."""
-    from lineside.commands.guess import FAMILIES, Guess
-    from lineside.commands.try_model import kind_of_values, try_model
-
-    said = {
-        key: value
-        for key in ("min_score", "nms_iou", "max_findings", "boxes", "scores", "threshold")
-        if (value := getattr(args, key)) is not None
-    }
-    settings = replace(FAMILIES[decode].settings, **said)
-    notes: list[Guess] = []
-    for number, each in enumerate((facts, *others)):
-        outputs = try_model(each, decode, labels, input, settings)
-        if outputs is None:
-            why = "no runtime here could run it once"
-            notes.append(Guess(f"that {each.path.name} fits", why, "running it on its own device"))
-            continue
-        found = kind_of_values(decode, outputs) if number == 0 else {}
-        for key, value in found.items():
-            if key not in said:
-                settings = replace(settings, **{key: value})  # type: ignore[arg-type]
-                notes.append(Guess(f"{key} = {value}", "the model's answer to a grey picture", f"--{key}"))
-    return settings, notes
+    spec, more = guess_constants(facts, replace(spec, **said), dict(args.constant))
+    return spec, [*kept, *more]
 
 
 def _sized(facts: ModelFacts, args: argparse.Namespace) -> InputSpec:
@@ -176,6 +179,18 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdigit() and (height or width).isdigit() and int(width) > 0):
         raise argparse.ArgumentTypeError(f"{text!r}: write it as 640x480, or 640 for a square")
     return int(width), int(height or width)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _constant(text: str) -> tuple[str, tuple[float, ...]]:
+    name, _, values = text.partition("=")
+    try:
+        return name, tuple(float(value) for value in values.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as NAME=640,640") from None
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lineside.commands.graph_peek import Peek, peek_onnx, peek_openvino, peek_tflite
+from lineside.commands.model_notes import METADATA, Note, Notes, notes_of
+from lineside.commands.tflite_notes import appended
 from lineside.errors import ConfigError
 from lineside.hal.artefact import check_file, first_line
+from lineside.hal.ort import session_specs
 from lineside.hal.tflite import read_tflite
 from lineside.records import Artefact, TensorSpec
 from lineside.registry import vendor
@@ -21,7 +22,6 @@ Format = Literal["onnx", "openvino", "tflite", "edgetpu"]
 Precision = Literal["int8", "fp16", "fp32", "mixed"]
 
 RUNTIMES = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert", "openvino"), "openvino": ("openvino",)}
-_MAX_NOTE_BYTES = 1 << 20
 # onnx.TensorProto.external_data, an entry of key "location" and a file name (torch's exporter writes them)
 _EXTERNAL = re.compile(rb"\n\x08location\x12[\x01-\x7f]([\w .-]+)")
 
@@ -34,6 +34,9 @@ class ModelFacts:
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str] = field(default_factory=dict)  # as the exporter wrote it
+    others: tuple[TensorSpec, ...] = ()  # inputs beside the picture, which need a constant each
+    notes: Notes = field(default_factory=dict)  # what the metadata and the files beside the model come to
+    peek: Peek = Peek()  # what its graph does first and last
     said_layout: Literal["nchw", "nhwc"] | None = None  # by the user
 
     @property
@@ -51,15 +54,9 @@ class ModelFacts:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names from the metadata, or none. Ultralytics writes "{0: 'person', 1: ...}", OpenVINO "a b c"."""
-        if names := self.metadata.get("names"):
-            found = _literal(names)
-            if isinstance(found, dict) and sorted(map(str, found)) == sorted(map(str, range(len(found)))):
-                by_number = {int(number): str(name) for number, name in found.items()}
-                return tuple(by_number[number] for number in range(len(found)))
-            if isinstance(found, list):
-                return tuple(map(str, found))
-        return tuple(self.metadata.get("labels", "").split())
+        """Class names from the notes, or none."""
+        note = self.notes.get("labels")
+        return tuple(note.value) if note else ()
 
     @property
     def size_px(self) -> tuple[int, int] | None:
@@ -80,6 +77,7 @@ def read_facts(path: Path) -> ModelFacts:
             raise ConfigError(f"{part}: model file does not exist")
     check_file(Artefact(str(path), kind, "fp32", ""), (kind,), "lineside")  # type: ignore[arg-type]
     facts = read(path)
+    facts = replace(facts, notes=notes_of(path, facts.metadata, {key: note.value for key, note in facts.notes.items()}))
     if len(facts.input.shape) != 4:
         raise ConfigError(f"{path}: input {facts.input.name!r} is {facts.input.shape}: a picture needs 4 sizes")
     return facts
@@ -103,20 +101,18 @@ def _onnx(path: Path) -> ModelFacts:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its error classes share no base
         raise _unreadable(path, "ONNX Runtime", error) from error
+    inputs, outputs = session_specs(session)
+    picture, others = _picture(path, inputs)
     return ModelFacts(
         path,
         "onnx",
         _onnx_precision(content),
-        _only(path, tuple(_ort_spec(node) for node in session.get_inputs())),
-        tuple(_ort_spec(node) for node in session.get_outputs()),
+        picture,
+        outputs,
         dict(session.get_modelmeta().custom_metadata_map),
+        others,
+        peek=peek_onnx(path, picture.name, [output.name for output in outputs]),
     )
-
-
-def _ort_spec(node: Any) -> TensorSpec:
-    kind = node.type.removeprefix("tensor(").removesuffix(")")
-    dtype = {"float": "float32", "float16": "float16", "double": "float64"}.get(kind, kind)
-    return TensorSpec(node.name, tuple(size if isinstance(size, int) else None for size in node.shape), dtype)
 
 
 def _onnx_precision(content: bytes) -> Precision:
@@ -128,10 +124,13 @@ def _onnx_precision(content: bytes) -> Precision:
 
 def _tflite(path: Path) -> ModelFacts:
     file = read_tflite(str(path))
-    spec = _only(path, file.inputs)
+    spec, others = _picture(path, file.inputs)
     kind: Format = "edgetpu" if file.for_edgetpu else "tflite"
     precision = "int8" if spec.dtype in ("int8", "uint8") else _float_tflite_precision(path)
-    return ModelFacts(path, kind, precision, spec, file.outputs, _appended_notes(path))
+    table, told = appended(path)
+    peek = peek_tflite(path, spec.name, [output.name for output in file.outputs])
+    notes = {key: Note(value, METADATA) for key, value in told.items()}
+    return ModelFacts(path, kind, precision, spec, file.outputs, table, others, notes, peek)
 
 
 def _float_tflite_precision(path: Path) -> Precision:
@@ -147,30 +146,6 @@ def _float_tflite_precision(path: Path) -> Precision:
     return "mixed" if "int8" in kinds or "uint8" in kinds else "fp16" if "float16" in kinds else "fp32"
 
 
-def _appended_notes(path: Path) -> dict[str, str]:
-    """Exporters append a zip archive to a TFLite file: Ultralytics' metadata.json (or temp_meta.txt), label files."""
-    if not zipfile.is_zipfile(path):
-        return {}
-    notes: dict[str, str] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.file_size > _MAX_NOTE_BYTES or not member.filename.endswith((".json", ".txt")):
-                    continue
-                found = _literal(archive.read(member).decode("utf-8", "replace"))
-                if isinstance(found, dict):
-                    notes |= {
-                        str(key): value if isinstance(value, str) else repr(value) for key, value in found.items()
-                    }
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
-        return {}  # bytes that only look like an archive
-    return notes
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else repr(value)
-
-
 def _openvino(path: Path) -> ModelFacts:
     ov = vendor("openvino")
     try:
@@ -183,17 +158,27 @@ def _openvino(path: Path) -> ModelFacts:
     else:
         weights = {node.get_element_type().get_type_name() for node in model.get_ops() if _is_constant(node)}
         precision = "fp16" if "f16" in weights else "fp32"
-    metadata = {}
-    if model.has_rt_info(["model_info"]):
-        notes = model.get_rt_info(["model_info"]).value  # read from a file, they are strings
-        metadata = {key: value if isinstance(value, str) else str(value.astype(str)) for key, value in notes.items()}
+    metadata: dict[str, str] = {}
+    for section in (
+        "framework",
+        "model_info",
+    ):  # what an ONNX file said before it was converted, and what Model API reads
+        if model.has_rt_info([section]):
+            notes = model.get_rt_info([section]).value  # read from a file, they are strings
+            told = {key: value if isinstance(value, str) else str(value.astype(str)) for key, value in notes.items()}
+            metadata |= told
+    inputs, outputs = (tuple(_ov_spec(port) for port in ports) for ports in (model.inputs, model.outputs))
+    picture, others = _picture(path, inputs)
+    names = [output.name for output in outputs]
     return ModelFacts(
         path,
         "onnx" if path.suffix == ".onnx" else "openvino",
         precision,
-        _only(path, tuple(_ov_spec(port) for port in model.inputs)),
-        tuple(_ov_spec(port) for port in model.outputs),
+        picture,
+        outputs,
         metadata,
+        others,
+        peek=peek_openvino(model, model.inputs[inputs.index(picture)], model.outputs, names),
     )
 
 
@@ -207,24 +192,14 @@ def _ov_spec(port: Any) -> TensorSpec:
     return TensorSpec(name, shape, str(port.get_element_type().to_dtype().name))
 
 
-def _only(path: Path, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
-    if len(inputs) != 1:
+def _picture(path: Path, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, tuple[TensorSpec, ...]]:
+    """The input of four sizes, and the others. Raises ConfigError where there is not one such input."""
+    pictures = [spec for spec in inputs if len(spec.shape) == 4] if len(inputs) > 1 else list(inputs)
+    if len(pictures) != 1:
         found = ", ".join(spec.name for spec in inputs) or "none"
         raise ConfigError(f"{path}: the model has {len(inputs)} inputs ({found}): lineside feeds one picture")
-    return inputs[0]
+    return pictures[0], tuple(spec for spec in inputs if spec is not pictures[0])
 
 
 def _unreadable(path: Path, runtime: str, error: Exception) -> ConfigError:
     return ConfigError(f"{path}: {runtime} cannot read this model ({first_line(error)}): copy or export it again")
-
-
-def _literal(text: str) -> Any:
-    """JSON, or the Python literal that Ultralytics writes; None for anything else."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None

@@ -41,7 +41,9 @@ class GpuSlot:
         self.inputs, self.outputs = file.inputs, file.outputs
         spec, input = image_input(artefact.path, self.inputs, input)
         if len(self.inputs) != 1:
-            raise ConfigError(f"{artefact.path}: has {len(self.inputs)} inputs: litert feeds one on a GPU: use device cpu")
+            raise ConfigError(
+                f"{artefact.path}: has {len(self.inputs)} inputs: litert feeds one on a GPU: use device cpu"
+            )
         self._model = model
         self._writer = PixelWriter(input, spec)
         self._inputs: list[Any] = model.vendor_model.create_input_buffers(0)

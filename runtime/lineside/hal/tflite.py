@@ -135,3 +135,6 @@ class _Table:
     def _field(self, field: int) -> int | None:
         offset = self._fields[field] if field < len(self._fields) else 0
         return self._at + offset if offset else None
+
+
+FlatTable = _Table  # for the commands that read more of such files

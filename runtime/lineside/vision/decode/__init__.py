@@ -18,10 +18,15 @@ from lineside.records import (
     Detections,
     Finding,
     InputSpec,
+    Placement,
     Seen,
+    Tensor,
     TensorSpec,
 )
 from lineside.registry import driver, names
+from lineside.vision.decode import outputs as out
+
+_PLAIN = DecodeSettings()
 
 
 def open_decoder(
@@ -34,20 +39,51 @@ def open_decoder(
     """The decoder of this name for these outputs. Raises ConfigError that names the decoders which would fit."""
     make = driver("decoder", name)
     try:
-        decoder: Decoder = make(outputs, labels, input, settings)
+        at = out.chosen(outputs, settings)
+        chosen = tuple(outputs[number] for number in at)
+        decoder: Decoder = make(chosen, labels, input, settings)
     except ConfigError as error:
-        others = [other for other in fitting(outputs, labels, input) if other != name]
+        others = [other for other in fitting(outputs, labels, input, settings) if other != name]
         advice = f"these outputs fit: --decode {' or '.join(others)}" if others else "no other decoder fits them"
         raise ConfigError(f"decode.name = {name!r}: {error}: {advice}") from error
-    return decoder
+    return _Reading(decoder, name, at if len(at) < len(outputs) else None)
 
 
-def fitting(outputs: tuple[TensorSpec, ...], labels: tuple[str, ...], input: InputSpec) -> list[str]:
-    """The names of all decoders that these outputs fit."""
-    fits = []
-    for name in names("decoder"):
+class _Reading:
+    """A decoder on the outputs that it reads; outputs of other sizes than the file promised are a ConfigError."""
+
+    def __init__(self, decoder: Decoder, name: str, at: tuple[int, ...] | None) -> None:
+        self._decode, self._name, self._at = decoder.decode, name, at
+
+    def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Seen:
+        if self._at is not None:
+            outputs = [outputs[number] for number in self._at]
         try:
-            driver("decoder", name)(outputs, labels, input, DecodeSettings())
+            return self._decode(outputs, placement)
+        except (IndexError, ValueError) as error:
+            came = ", ".join(f"{each.name} {list(each.raw.shape)}" for each in outputs)
+            raise ConfigError(
+                f"decode.name = {self._name!r}: the model gave {came}, which this decoder cannot read ({error}): "
+                "export it with a batch of one and outputs of fixed size, or give another --decode"
+            ) from error
+
+
+def fitting(
+    outputs: tuple[TensorSpec, ...],
+    labels: tuple[str, ...],
+    input: InputSpec,
+    settings: DecodeSettings = _PLAIN,
+    among: Sequence[str] = (),
+) -> list[str]:
+    """The names of all decoders that these outputs fit, or of those `among` them."""
+    fits = []
+    try:
+        outputs = tuple(outputs[at] for at in out.chosen(outputs, settings))
+    except ConfigError:
+        return []
+    for name in among or names("decoder"):
+        try:
+            driver("decoder", name)(outputs, labels, input, settings)
         except ConfigError:
             continue
         fits.append(name)

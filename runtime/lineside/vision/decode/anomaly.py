@@ -55,6 +55,8 @@ def _is_score(output: TensorSpec) -> bool:
 def _is_map(output: TensorSpec) -> bool:
     *lead, height, width = (1, 1, *output.shape)
     one_channel = len(output.shape) == 4 or (len(output.shape) == 3 and "map" in output.name)
+    if width == 7 and height != 7 and not ("map" in output.name or "mask" in output.name):
+        return False  # rows of image, class, score and box
     return (
         one_channel
         and all(size in (1, None) for size in lead)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from lineside.errors import ConfigError
-from lineside.records import InputSpec, Tensor, TensorSpec
-from lineside.vision.boxes import Boxes, ClassIds, Scores
+from lineside.records import DecodeSettings, InputSpec, Tensor, TensorSpec
+from lineside.vision.boxes import Boxes, ClassIds, Scores, corners_of_centres
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,6 +109,59 @@ def in_pixels(boxes: Boxes, unit: bool | None, width: int, height: int) -> Boxes
     if unit is None:
         unit = boxes.size > 0 and float(boxes.max()) <= 2.0
     return boxes * np.array([width, height, width, height], np.float32) if unit else boxes
+
+
+def corners(boxes: Boxes, box_format: str) -> Boxes:
+    """(N, 4) boxes as an exporter writes them -> x1 y1 x2 y2."""
+    match box_format:
+        case "xyxy":
+            return np.ascontiguousarray(boxes)
+        case "yxyx":
+            return np.ascontiguousarray(boxes[:, [1, 0, 3, 2]])
+        case "xywh":
+            return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return corners_of_centres(boxes)
+
+
+def sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-values.clip(-80, 80))), np.float32)
+
+
+def logit(score: float) -> float:
+    """The value whose sigmoid is `score`."""
+    low = min(max(score, 1e-6), 1 - 1e-6)
+    return math.log(low / (1 - low))
+
+
+def numbers(class_ids: NDArray[np.float32], settings: DecodeSettings) -> ClassIds:
+    """The model's class numbers -> indices into the labels."""
+    return np.asarray(np.rint(class_ids), np.int32) - np.int32(settings.first_class or 0)
+
+
+def chosen(outputs: Sequence[TensorSpec], settings: DecodeSettings) -> tuple[int, ...]:
+    """Which outputs are to be read, in the model's order. Raises ConfigError if it has none of those that were named."""
+    if not settings.outputs:
+        return tuple(range(len(outputs)))
+    found = tuple(at for at, output in enumerate(outputs) if output.name in settings.outputs)
+    if not found:
+        has = ", ".join(output.name for output in outputs)
+        raise ConfigError(
+            f"outputs = {list(settings.outputs)}: the model has {has}: correct [decode] outputs (--outputs)"
+        )
+    return found
+
+
+def without_masks(outputs: Sequence[TensorSpec], extra_channels: int) -> tuple[tuple[int, ...], int]:
+    """Which outputs are heads, and the channels behind the classes: as many as a segmenter's mask prototypes have.
+
+    Prototypes are one output of four sizes, [1, masks, h, w] or [1, h, w, masks].
+    """
+    masks = [at for at, output in enumerate(outputs) if len(output.shape) == 4]
+    heads = tuple(at for at in range(len(outputs)) if at not in masks)
+    if len(masks) != 1 or not heads:
+        return tuple(range(len(outputs))), extra_channels
+    _, first, high, last = outputs[masks[0]].shape
+    return heads, extra_channels or (first if high == last or last is None else last) or 0
 
 
 def unit_boxes(setting: str, output: TensorSpec) -> bool | None:

@@ -1,4 +1,7 @@
-"""End-to-end YOLO (YOLO26, YOLOv10): one output [1, K, 6], rows of x1 y1 x2 y2, score, class; no suppression left."""
+"""End-to-end YOLO (YOLO26, YOLOv10, Ultralytics' export with nms=True): one output [1, K, 6], rows of x1 y1 x2 y2, score,
+class; no suppression left. Rows that are no finding are zeros. Behind them there may be key points, or coefficients of
+masks whose prototypes are an output of four sizes: they are not read.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,24 @@ class YoloE2eDecoder:
     def __init__(
         self, outputs: tuple[TensorSpec, ...], labels: tuple[str, ...], input: InputSpec, settings: DecodeSettings
     ) -> None:
-        shape = out.trimmed(outputs[0].shape) if len(outputs) == 1 else ()
-        if len(shape) != 2 or shape[1] != 6 or (shape[0] or 0) > MAX_ROWS:
+        heads, extra = out.without_masks(outputs, settings.extra_channels)
+        self._at = at = heads[0] if len(heads) == 1 else -1
+        shape = out.trimmed(outputs[at].shape) if at >= 0 else ()
+        if len(shape) != 2 or shape[1] != 6 + extra or (shape[0] or 0) > MAX_ROWS:
             raise out.misfit(outputs, EXPECTED)
-        out.check_step(outputs[0], "export the model with float outputs, or its raw head for --decode yolov8")
-        self._unit = out.unit_boxes(settings.boxes, outputs[0])
+        out.check_step(outputs[at], "export the model with float outputs, or its raw head for --decode yolov8")
+        self._unit = out.unit_boxes(settings.boxes, outputs[at])
+        self._format = "xyxy" if settings.box_format == "auto" else settings.box_format
         self._settings = settings
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Detections:
-        found = np.flatnonzero(outputs[0].raw[0, :, 4] >= out.level(outputs[0], self._settings.min_score))
+        rows_of = outputs[self._at]
+        found = np.flatnonzero(rows_of.raw[0, :, 4] >= out.level(rows_of, self._settings.min_score))
         if found.size == 0:
             return NOTHING
-        rows = outputs[0].real((0, found))
+        rows = rows_of.real((0, found))
         rows = rows[np.argsort(-rows[:, 4], kind="stable")][: self._settings.max_findings]
         boxes = out.in_pixels(rows[:, :4], self._unit, placement.canvas_width_px, placement.canvas_height_px)
-        class_ids = np.rint(rows[:, 5]).astype(np.int32)
-        return Detections(to_frame(boxes, placement), np.ascontiguousarray(rows[:, 4]), class_ids)
+        corners = boxes if self._format == "xyxy" else out.corners(boxes, self._format)
+        class_ids = out.numbers(rows[:, 5], self._settings)
+        return Detections(to_frame(corners, placement), np.ascontiguousarray(rows[:, 4]), class_ids)

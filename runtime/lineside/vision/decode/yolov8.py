@@ -1,7 +1,8 @@
-"""YOLOv8 and YOLO11, raw head: boxes cx cy w h and one score a class, no objectness.
+"""YOLOv8, YOLOv9 and YOLO11, raw head: boxes and one score a class, no objectness. YOLO-NAS and others alike.
 
 Layout from Ultralytics' exporters: one output [1, 4 + C, N] (or transposed), or boxes [1, 4, N] and scores [1, C, N]
-as two outputs, which INT8 models need (one scale for both would round every score to 0).
+as two outputs, which INT8 models need (one scale for both would round every score to 0). Behind the classes there may
+be what is not read: coefficients of masks, whose prototypes are an output of four sizes, or key points.
 """
 
 from __future__ import annotations
@@ -21,32 +22,34 @@ class YoloV8Decoder:
         self, outputs: tuple[TensorSpec, ...], labels: tuple[str, ...], input: InputSpec, settings: DecodeSettings
     ) -> None:
         classes = len(labels)
+        heads, extra = out.without_masks(outputs, settings.extra_channels)
         shapes = [out.trimmed(output.shape) for output in outputs]
-        if len(outputs) not in (1, 2) or any(len(shape) != 2 for shape in shapes):
+        if len(heads) not in (1, 2) or any(len(shapes[at]) != 2 for at in heads):
             raise out.misfit(outputs, EXPECTED)
-        if len(outputs) == 1:
-            self._boxes_at = self._scores_at = 0
-            self._columns = _channels_first(outputs, shapes[0], 4 + classes, labels)
+        if len(heads) == 1:
+            self._boxes_at = self._scores_at = at = heads[0]
+            self._columns = _channels_first(outputs, shapes[at], 4 + classes + extra, labels)
             self._box_channels, self._score_channels = slice(0, 4), slice(4, 4 + classes)
-            if not self._columns and _is_end_to_end(shapes[0], input):
+            if not self._columns and _is_end_to_end(shapes[at], input):
                 raise out.misfit(outputs, f"{EXPECTED}, N candidates of a grid")
         else:
-            self._boxes_at = 0 if 4 in shapes[0] else 1
-            self._scores_at = 1 - self._boxes_at
-            if classes == 4 and shapes[0] == shapes[1]:  # told apart by what they can hold
-                self._boxes_at = 0 if "box" in outputs[0].name or out.largest(outputs[0]) > 1.5 else 1
-                self._scores_at = 1 - self._boxes_at
+            self._boxes_at, self._scores_at = _boxes_and_scores(outputs, heads, shapes, classes)
             if 4 not in shapes[self._boxes_at]:
                 raise out.misfit(outputs, EXPECTED)
             self._columns = _channels_first(outputs, shapes[self._scores_at], classes, labels)
+            if 4 not in (shapes[self._boxes_at][0 if self._columns else 1], None):
+                raise out.misfit(outputs, EXPECTED)
             self._box_channels, self._score_channels = slice(0, 4), slice(0, classes)
         out.check_step(outputs[self._scores_at], "export boxes and scores as two outputs, or boxes as 0 to 1")
         self._unit = out.unit_boxes(settings.boxes, outputs[self._boxes_at])
+        self._format = "cxcywh" if settings.box_format == "auto" else settings.box_format
+        self._logits = settings.scores in ("logit", "sigmoid")
+        self._least = out.logit(settings.min_score) if self._logits else settings.min_score
         self._settings = settings
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Detections:
         boxes_of, scores_of = outputs[self._boxes_at], outputs[self._scores_at]
-        at_least = out.level(scores_of, self._settings.min_score)
+        at_least = out.level(scores_of, self._least)
         if self._columns:
             raw = scores_of.raw[0, self._score_channels]
             found = out.surviving_columns(raw, at_least)
@@ -63,8 +66,23 @@ class YoloV8Decoder:
             scores, class_ids = out.best_class(scores_of.real((0, found, self._score_channels)))
             boxes = boxes_of.real((0, found, self._box_channels))
         boxes = out.in_pixels(boxes, self._unit, placement.canvas_width_px, placement.canvas_height_px)
-        corners = corners_of_centres(boxes)
+        corners = corners_of_centres(boxes) if self._format == "cxcywh" else out.corners(boxes, self._format)
+        if self._logits:
+            scores = out.sigmoid(scores)
         return settle(corners, scores, class_ids, placement, self._settings.nms_iou, self._settings.max_findings)
+
+
+def _boxes_and_scores(
+    outputs: tuple[TensorSpec, ...], heads: tuple[int, ...], shapes: Sequence[tuple[int | None, ...]], classes: int
+) -> tuple[int, int]:
+    """Which of two outputs holds the boxes: the one with 4 channels, with four classes the one of a larger range."""
+    first, second = heads
+    if classes == 4 and shapes[first] == shapes[second]:
+        boxes_first = "box" in outputs[first].name or out.largest(outputs[first]) > 1.5
+        if "box" in outputs[second].name:
+            boxes_first = False
+        return (first, second) if boxes_first else (second, first)
+    return (first, second) if 4 in shapes[first] else (second, first)
 
 
 def _channels_first(
@@ -78,7 +96,8 @@ def _channels_first(
         extra = channels - len(labels)
         raise ConfigError(
             f"{out.misfit(outputs, EXPECTED)}; the {len(labels)} labels of this bundle would need {channels} channels, "
-            f"the model has {min(known)}, so {min(known) - extra} classes"
+            f"the model has {min(known)}, so {min(known) - extra} classes (or fewer, and key points or other channels "
+            "behind them: --extra-channels)"
         )
     raise out.misfit(outputs, EXPECTED)
 
@@ -87,4 +106,5 @@ def _is_end_to_end(shape: tuple[int | None, ...], input: InputSpec) -> bool:
     """[1, 300, 6] of an end-to-end model looks like the rows of a model with two classes."""
     if shape[1] != 6 or shape[0] is None or shape[0] > 1000 or input.width_px is None or input.height_px is None:
         return False
-    return shape[0] != len(out.grid((input.width_px, input.height_px), (8, 16, 32)))
+    canvas = (input.width_px, input.height_px)
+    return all(shape[0] != len(out.grid(canvas, strides)) for strides in ((8, 16, 32), (32,), (16, 32)))

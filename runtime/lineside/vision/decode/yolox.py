@@ -23,10 +23,11 @@ class YoloxDecoder:
         expected = f"one output [1, {len(self._cells)}, 5 + classes] for {input.width_px} x {input.height_px}"
         if check_rows(outputs, labels, expected) not in (None, len(self._cells)):
             raise out.misfit(outputs, expected)
+        self._classes = len(labels)
         self._settings = settings
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Detections:
-        found, scores, class_ids = surviving(outputs[0], self._settings.min_score)
+        found, scores, class_ids = surviving(outputs[0], self._settings.min_score, self._classes)
         if found.size == 0:
             return NOTHING
         cells, boxes = self._cells[found], outputs[0].real((0, found, slice(0, 4)))
