@@ -46,6 +46,21 @@ FITTING = {
     "yunet": (YUNET, FACE, size(320, 320)),
     "ultraface": ((out("scores", 1, 4420, 2), out("boxes", 1, 4420, 4)), FACE, size(320, 240)),
     "blazeface": ((out("r", 1, 896, 16), out("c", 1, 896, 1)), FACE, size(128, 128)),
+    "detr": ((out("logits", 1, 300, 80), out("pred_boxes", 1, 300, 4)), COCO, size(640, 640)),
+    "labelled_boxes": (
+        (out("boxes", None, 4), out("labels", None, dtype="int64"), out("scores", None)),
+        COCO,
+        size(640, 640),
+    ),
+    "detection_output": ((out("detection_out", 1, 1, 200, 7),), COCO, size(300, 300)),
+    "yolov7_e2e": ((out("output", None, 7),), COCO, size(640, 640)),
+    "nas_flat": ((out("predictions", 300, 7),), COCO, size(640, 640)),
+    "efficientdet": (
+        (out("regression", 1, 49104, 4), out("classification", 1, 49104, 80)),
+        COCO,
+        size(512, 512),
+    ),
+    "fomo": ((out("grid", 1, 12, 12, 3),), ("nut", "bolt"), size(96, 96)),
     "anomaly": ((out("pred_score", 1), out("anomaly_map", 1, 1, 256, 256)), ("anomaly",), size(256, 256)),
 }
 
@@ -78,7 +93,9 @@ def test_outputs_of_another_family_are_refused_with_what_came_what_fits_and_what
     assert name in said.partition("--decode")[2]
 
 
-@pytest.mark.parametrize("name", ["classify", "yolov5", "yolov8", "yolox", "nanodet", "fastestdet"])
+@pytest.mark.parametrize(
+    "name", ["classify", "yolov5", "yolov8", "yolox", "nanodet", "fastestdet", "detr", "efficientdet"]
+)
 def test_a_wrong_label_count_is_refused_with_both_numbers(name: str) -> None:
     outputs, _, input = FITTING[name]
     with pytest.raises(ConfigError, match=r"(?s)79.*80|80.*79"):

@@ -66,6 +66,9 @@ def _only(facts: ModelFacts, holding: list[tuple[Tried, list[Guess]]]) -> tuple[
     """The one that holds, or one of several that find the same: of equal heads the surer one."""
     best, *others = holding
     rivals = [each for each in others if each[0].reading.rank == best[0].reading.rank]
+    listed = [each for each in holding if each[0].reading.decode in judge.LISTED and each[0].verdict.found]
+    if len(listed) == 1 and not any(each[0].settings.outputs for each in holding):
+        return listed[0]  # whole class numbers and boxes in order in every row: no other family's outputs are so by chance
     if not rivals:
         return best
     if all(_same(best[0], each) for each, _ in rivals):

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 FEWEST_CANDIDATES = 20  # with fewer all of them may well be above the score
 MAX_CANDIDATES = 1000  # that a decoder hands on before suppression
+DENSE = ("yolov5", "yolov8", "yolox", "efficientdet")  # a candidate for every place
+LISTED = ("yolo_e2e", "yolov7_e2e", "nas_flat", "detection_output")  # rows of findings, with a whole class number each
 _SLACK = 2e-3  # a quantised score of 1 may be 1.001
+SURE = 0.5
 _SAME = 0.5  # IoU of two boxes of one thing
 
 
@@ -75,29 +78,39 @@ def judge(
     except ConfigError as error:
         return Verdict((str(error),), ())
     signs = [*_of_scores(every), *_of_boxes(every), *_of_classes(above, labels), *_of_counts(every, above)]
+    if decode in DENSE and not signs:
+        signs += _of_dense(every)
     if not signs and _alike(every, seen):
         signs.append(f"it finds the same in each of {len(shots)} pictures that differ")
     return Verdict(tuple(signs), seen)
 
 
 def agree(first: Verdict, second: Verdict) -> bool:
-    """Whether both find the same things in every picture, and anything at all."""
-    if not first.found or first.found != second.found:
+    """Whether what one is sure of the other finds, too, in every picture; and there is something."""
+    pairs = list(zip(first.seen, second.seen, strict=True))
+    if not all(isinstance(one, Detections) and isinstance(other, Detections) for one, other in pairs):
         return False
-    for one, other in zip(first.seen, second.seen, strict=True):
-        if not isinstance(one, Detections) or not isinstance(other, Detections) or len(one.scores) != len(other.scores):
-            return False
-        if len(one.scores):
-            same = (iou(one.boxes, other.boxes) >= _SAME) & (one.class_ids[:, None] == other.class_ids[None, :])
-            if not (same.any(axis=1).all() and same.any(axis=0).all()):
-                return False
-    return True
+    sure = [_unmatched(one, other) + _unmatched(other, one) for one, other in pairs]  # type: ignore[arg-type]
+    return bool(sum(_sure(one) for one, _ in pairs)) and not any(sure)  # type: ignore[arg-type]
+
+
+def _sure(seen: Detections) -> int:
+    return int((seen.scores >= SURE).sum())
+
+
+def _unmatched(one: Detections, other: Detections) -> int:
+    """How many sure findings the other does not have."""
+    sure = one.scores >= SURE
+    if not sure.any():
+        return 0
+    same = iou(one.boxes[sure], other.boxes) >= _SAME
+    same &= one.class_ids[sure][:, None] == other.class_ids[None, :]
+    return int((~same.any(axis=1)).sum())
 
 
 def sureness(verdict: Verdict) -> float:
-    """The mean score of what it found."""
-    scores = [each.scores for each in verdict.seen if isinstance(each, Detections) and len(each.scores)]
-    return float(np.concatenate(scores).mean()) if scores else 0.0
+    """The sum of the scores of what it found: of two heads that find the same the greater is the surer one."""
+    return float(sum(each.scores.sum() for each in verdict.seen if isinstance(each, Detections)))
 
 
 def _decoded(
@@ -123,6 +136,17 @@ def _of_scores(every: Sequence[Detections]) -> list[str]:
     return (
         [] if low >= -_SLACK and high <= 1 + _SLACK else [f"scores lie between {low:.3g} and {high:.3g}, not 0 and 1"]
     )
+
+
+def _of_dense(every: Sequence[Detections]) -> list[str]:
+    """A head with a candidate for every place has no empty rows, and hardly a score of exactly 0."""
+    rows = sum(len(each.scores) for each in every)
+    empty = sum(int(((each.boxes == 0).all(axis=1) & (each.scores == 0)).sum()) for each in every)
+    if empty * 10 > rows:
+        return [f"{empty} of {rows} candidates are empty rows, as in a list of findings"]
+    if rows and all((each.scores == 0).all() for each in every):
+        return ["every score of every candidate is 0"]
+    return []
 
 
 def _of_boxes(every: Sequence[Detections]) -> list[str]:
@@ -163,8 +187,8 @@ def _alike(every: Sequence[Detections], seen: Sequence[Seen]) -> bool:
     found = [each for each in seen if isinstance(each, Detections)]
     if len(found) < 2 or not all(len(each.scores) for each in found):
         return False  # a picture in which it finds nothing differs from one in which it does
-    answers = {(each.boxes.tobytes(), each.scores.tobytes()) for each in found}
-    return len(answers) == 1 and len({each.scores.tobytes() for each in every}) == 1
+    answers = {(each.boxes.round(2).tobytes(), each.scores.round(5).tobytes()) for each in found}
+    return len(answers) == 1 and len({each.scores.round(5).tobytes() for each in every}) == 1
 
 
 def _of_whole(seen: Sequence[Seen], settings: DecodeSettings) -> list[str]:
@@ -177,8 +201,8 @@ def _of_whole(seen: Sequence[Seen], settings: DecodeSettings) -> list[str]:
         low, high = min(float(each.min()) for each in values), max(float(each.max()) for each in values)
         if low < -_SLACK or high > 1 + _SLACK:
             signs.append(f"scores lie between {low:.3g} and {high:.3g}, not 0 and 1")
-    if len(values) > 1 and len({each.tobytes() for each in values}) == 1:
-        signs.append(f"it gives the same answer, to the last digit, for each of {len(values)} pictures that differ")
+    if len(values) > 1 and all(np.allclose(each, values[0], rtol=1e-5, atol=1e-6) for each in values):
+        signs.append(f"it gives the same answer to each of {len(values)} pictures that differ")
     return signs
 
 

@@ -86,12 +86,12 @@ def readings(
     known = labels or facts.labels
     found: list[Reading] = []
     for names in _output_sets(facts, said):
+        if found and not found[0].settings.outputs:
+            break  # all outputs together are one family's
         for decode in PREFERENCE if asked is None else (asked,):
             settings = _settings(facts, decode, {**said, **({"outputs": names} if names else {})})
             if task in (None, task_of(decode)) and _fits(facts, decode, known, input, settings):
                 found.append(_grounded(facts, decode, settings, names))
-        if found:
-            break
     allowed = _allowed(facts)
     found = [each for each in found if allowed is None or each.decode in allowed or asked]
     if not found:

@@ -25,7 +25,7 @@ class DetrDecoder:
         self, outputs: tuple[TensorSpec, ...], labels: tuple[str, ...], input: InputSpec, settings: DecodeSettings
     ) -> None:
         heads, _ = out.without_masks(outputs, 0)
-        shapes = [out.trimmed(output.shape) for output in outputs]
+        shapes = [out.batched(output) for output in outputs]
         if len(heads) != 2 or any(len(shapes[at]) != 2 or (shapes[at][0] or 0) > MAX_QUERIES for at in heads):
             raise out.misfit(outputs, EXPECTED)
         boxes = [at for at in heads if shapes[at][1] == 4]

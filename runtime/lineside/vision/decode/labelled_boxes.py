@@ -44,7 +44,7 @@ class LabelledBoxesDecoder:
         boxes = outputs[self._roles.boxes].real()
         boxes = boxes.reshape(-1, boxes.shape[-1])
         scores = boxes[:, 4] if self._roles.scores is None else outputs[self._roles.scores].real().reshape(-1)
-        class_ids = outputs[self._roles.labels].raw.reshape(-1)
+        class_ids = outputs[self._roles.labels].real().reshape(-1)
         if not len(boxes) == len(scores) == len(class_ids):
             raise ValueError(f"{len(boxes)} boxes, {len(scores)} scores, {len(class_ids)} labels")
         if self._roles.number is not None:

@@ -44,6 +44,11 @@ def trimmed(shape: Sequence[int | None]) -> tuple[int | None, ...]:
     return tuple(shape[1:]) if len(shape) > 1 and shape[0] in (1, None) else tuple(shape)
 
 
+def batched(output: TensorSpec) -> tuple[int | None, ...]:
+    """The two sizes behind a batch of 1; empty for an output without a batch, or of other sizes."""
+    return tuple(output.shape[1:]) if len(output.shape) == 3 and output.shape[0] in (1, None) else ()
+
+
 def is_quantised(tensor: Tensor | TensorSpec) -> bool:
     dtype = np.dtype(tensor.dtype) if isinstance(tensor, TensorSpec) else tensor.raw.dtype
     return dtype.kind in "iu"
@@ -133,8 +138,11 @@ def logit(score: float) -> float:
     return math.log(low / (1 - low))
 
 
-def numbers(class_ids: NDArray[np.float32], settings: DecodeSettings) -> ClassIds:
-    """The model's class numbers -> indices into the labels."""
+def numbers(class_ids: NDArray[Any], settings: DecodeSettings) -> ClassIds:
+    """The model's class numbers -> indices into the labels. Raises ValueError where they are not whole."""
+    if class_ids.dtype.kind == "f" and not np.array_equal(class_ids, np.rint(class_ids)):
+        odd = class_ids[class_ids != np.rint(class_ids)][0]
+        raise ValueError(f"class number {odd:g} is not whole")
     return np.asarray(np.rint(class_ids), np.int32) - np.int32(settings.first_class or 0)
 
 

@@ -62,8 +62,8 @@ class _RowsDecoder:
             rows[found, self.columns.boxes], self._unit, placement.canvas_width_px, placement.canvas_height_px
         )
         corners, class_ids = out.corners(boxes, self._format), rows[found, self.columns.class_id]
+        numbers = out.numbers(np.rint(class_ids) if out.is_quantised(outputs[0]) else class_ids, self._settings)
         # the model's own suppression stays as it is (an IoU of 1 removes nothing): only order and limit
-        numbers = out.numbers(class_ids, self._settings)
         kept = nms(corners, scores, numbers, 1.0, self._settings.max_findings)
         return Detections(to_frame(corners[kept], placement), scores[kept], numbers[kept])
 

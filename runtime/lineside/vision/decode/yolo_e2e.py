@@ -23,7 +23,7 @@ class YoloE2eDecoder:
     ) -> None:
         heads, extra = out.without_masks(outputs, settings.extra_channels)
         self._at = at = heads[0] if len(heads) == 1 else -1
-        shape = out.trimmed(outputs[at].shape) if at >= 0 else ()
+        shape = out.batched(outputs[at]) if at >= 0 else ()
         if len(shape) != 2 or shape[1] != 6 + extra or (shape[0] or 0) > MAX_ROWS:
             raise out.misfit(outputs, EXPECTED)
         out.check_step(outputs[at], "export the model with float outputs, or its raw head for --decode yolov8")
@@ -40,5 +40,6 @@ class YoloE2eDecoder:
         rows = rows[np.argsort(-rows[:, 4], kind="stable")][: self._settings.max_findings]
         boxes = out.in_pixels(rows[:, :4], self._unit, placement.canvas_width_px, placement.canvas_height_px)
         corners = boxes if self._format == "xyxy" else out.corners(boxes, self._format)
-        class_ids = out.numbers(rows[:, 5], self._settings)
+        whole = np.rint(rows[:, 5]) if out.is_quantised(rows_of) else rows[:, 5]
+        class_ids = out.numbers(whole, self._settings)
         return Detections(to_frame(corners, placement), np.ascontiguousarray(rows[:, 4]), class_ids)

@@ -47,7 +47,7 @@ class YoloV5Decoder:
 
 def check_rows(outputs: tuple[TensorSpec, ...], labels: tuple[str, ...], expected: str, extra: int = 0) -> int | None:
     """The number of rows of the one output [1, N, 5 + C + extra]. Raises ConfigError if that is not what there is."""
-    shape = out.trimmed(outputs[0].shape) if len(outputs) == 1 else ()
+    shape = out.batched(outputs[0]) if len(outputs) == 1 else ()
     if len(shape) != 2 or shape[1] is None or shape[1] < 6 or (shape[0] is not None and shape[0] < shape[1]):
         raise out.misfit(outputs, expected)
     if shape[1] != 5 + len(labels) + extra:

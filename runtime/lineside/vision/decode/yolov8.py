@@ -23,7 +23,7 @@ class YoloV8Decoder:
     ) -> None:
         classes = len(labels)
         heads, extra = out.without_masks(outputs, settings.extra_channels)
-        shapes = [out.trimmed(output.shape) for output in outputs]
+        shapes = [out.batched(output) for output in outputs]
         if len(heads) not in (1, 2) or any(len(shapes[at]) != 2 for at in heads):
             raise out.misfit(outputs, EXPECTED)
         if len(heads) == 1:
