@@ -82,7 +82,7 @@ def test_a_decoder_takes_outputs_in_any_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", FITTING)
 def test_outputs_of_another_family_are_refused_with_what_came_what_fits_and_what_was_expected(name: str) -> None:
-    other = "yolov8" if name != "yolov8" else "classify"
+    other = "classify" if name in ("yolov8", "detr", "efficientdet") else "yolov8"
     outputs, labels, input = FITTING[name]
     with pytest.raises(ConfigError) as refused:
         open_decoder(other, outputs, labels, input, DecodeSettings())

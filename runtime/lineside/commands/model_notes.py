@@ -80,13 +80,12 @@ def _ultralytics(told: Mapping[str, Any]) -> dict[str, Any]:
     if "labels" in told and not found["labels"]:
         words = told["labels"]
         found["labels"] = tuple(words.split()) if isinstance(words, str) else labels_of(words)
+    if sides := numbers(told.get("imgsz", "")):
+        found["size"] = (int(sides[-1]), int(sides[0]))
     task = told.get("task")
     if not isinstance(task, str):
         return found
     found["task"] = task
-    sides = numbers(told.get("imgsz", ""))
-    if sides:
-        found["size"] = (int(sides[-1]), int(sides[0]))
     arguments = told.get("args", {})
     if isinstance(arguments, str):
         arguments = literal(arguments)
