@@ -1,6 +1,8 @@
-"""One rule in the output formats of many projects, as ONNX models made on the spot: tests read each and know the answer.
+"""One rule in the output formats of many projects, as ONNX models made on the spot: tests read each and know the
+answer.
 
-The rule: a picture is cells of 32 x 32 pixels; a cell is class 0 "bright" if it is white, 1 "red" if red, 2 "blue" if blue; any
+The rule: a picture is cells of 32 x 32 pixels; a cell is class 0 "bright" if it is white, 1 "red" if red, 2 "blue" if
+blue; any
 number of further classes is never seen. Scores are sigmoids, and 1.00 on a square of the picture that fills a cell.
 """
 
@@ -48,7 +50,7 @@ class Rule:
         return name
 
     def rule(self, unit: str) -> Rule:
-        """From a picture of 0 to 1, [1, 3, height, width], to `logits`, `sigmoids` and `map` [1, classes, rows, columns]."""
+        """From a picture of 0 to 1 to `logits`, `sigmoids` and, [1, classes, rows, columns], `map`."""
         weights = np.zeros((self.classes, 3, 1, 1), np.float32)
         bias = np.full(self.classes, -9.0, np.float32)
         seen = min(self.classes, len(WEIGHTS))

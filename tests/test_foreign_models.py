@@ -1,7 +1,8 @@
-"""Models as other projects export them: `lineside bundle new` reads them right, or refuses with the cause and the option.
+"""Models as other projects export them: `lineside bundle new` reads them right, or refuses with the cause and the
+option.
 
-tests/foreign has files with their answers; tests/foreign_rules.py makes more of the same kinds, whose answers differ from
-picture to picture.
+tests/foreign has files with their answers; tests/foreign_rules.py makes more of the same kinds, whose answers differ
+from picture to picture.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def found_in(seen: Seen, names: tuple[str, ...]) -> tuple[Found, float]:
     return boxes, min((each.score for each in things), default=1.0)  # type: ignore[return-value]
 
 
-def reads_right(tmp_path: Path, classes: int = 2, backend: str = "onnxruntime", width: int = 320, height: int = 320) -> None:
+def reads_right(
+    tmp_path: Path, classes: int = 2, backend: str = "onnxruntime", width: int = 320, height: int = 320
+) -> None:
     """Every scene is answered as it is, and the answers differ."""
     sight = eye(tmp_path, backend)
     answers = set()
@@ -104,10 +107,10 @@ def test_class_names_in_any_writing_come_from_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("names", "place"), [("l1.txt", 0), ("l2.txt", 1)])
-def test_one_sigmoid_is_the_score_of_one_class_or_of_the_second_of_two(
-    names: str, place: int, tmp_path: Path
-) -> None:
-    assert new(FOREIGN / "binary_sigmoid.onnx", tmp_path, "--labels", FOREIGN / names, "--mean", "0", "--std", "255") == 0
+def test_one_sigmoid_is_the_score_of_one_class_or_of_the_second_of_two(names: str, place: int, tmp_path: Path) -> None:
+    assert (
+        new(FOREIGN / "binary_sigmoid.onnx", tmp_path, "--labels", FOREIGN / names, "--mean", "0", "--std", "255") == 0
+    )
     sight = eye(tmp_path)
     for picture, wanted in (("sq.png", 1.0), ("nothing.png", 0.0)):
         seen = sight.look(read_image(FOREIGN / picture))
@@ -516,7 +519,7 @@ def test_a_fomo_grid_gives_the_boxes_of_its_cells_and_neighbours_are_one(
 @pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_raw_heads_of_an_efficientdet_are_read_with_its_anchors(joined: bool, classes: int, tmp_path: Path) -> None:
-    """Only the first anchor of level 5, whose cells are those of the rule, is ever sure; it is made as large as the cell."""
+    """Only the first anchor of level 5, whose cells are the rule's, is ever sure; it is made as large as its cell."""
     rule = Rule(classes).scaled()
     outputs: dict[str, Any] = {}
     parts: tuple[list[str], list[str]] = ([], [])
@@ -530,9 +533,7 @@ def test_raw_heads_of_an_efficientdet_are_read_with_its_anchors(joined: bool, cl
             scores = rule.add("Identity", [off], f"cls_{level}")
         sides = np.zeros((1, 9, 4, side, side), np.float32)
         sides[:, :, 2:] = np.log(1 / 4)
-        boxes = rule.add(
-            "Identity", [rule.constant(f"reg_{level}", sides.reshape(1, 36, side, side))], f"box_{level}"
-        )
+        boxes = rule.add("Identity", [rule.constant(f"reg_{level}", sides.reshape(1, 36, side, side))], f"box_{level}")
         outputs |= {scores: (FLOAT, [1, 9 * classes, side, side])}
         for name, channels, joints in ((scores, classes, parts[0]), (boxes, 4, parts[1])):
             rule.add("Transpose", [name], f"{name}_t", perm=[0, 2, 3, 1])
@@ -566,13 +567,20 @@ def whole(path: Path, classes: int, end: str, name: str = "out", metadata: dict[
 
 @pytest.mark.parametrize(
     ("end", "options", "sums"),
-    [("Identity", (), True), ("Softmax", (), True), ("Sigmoid", (), False), ("Identity", ("--scores", "sigmoid"), False)],
+    [
+        ("Identity", (), True),
+        ("Softmax", (), True),
+        ("Sigmoid", (), False),
+        ("Identity", ("--scores", "sigmoid"), False),
+    ],
 )
 def test_logits_softmaxes_and_sigmoids_of_a_classifier_become_scores_of_0_to_1(
     end: str, options: Options, sums: bool, tmp_path: Path
 ) -> None:
     model = whole(tmp_path / "model.onnx", 3, end)
-    assert new(model, tmp_path, *labels(tmp_path, 3), "--mean", "0", "--std", "255", "--resize", "stretch", *options) == 0
+    assert (
+        new(model, tmp_path, *labels(tmp_path, 3), "--mean", "0", "--std", "255", "--resize", "stretch", *options) == 0
+    )
     sight = eye(tmp_path)
     for seed in SEEDS:
         picture, there = scene(seed, 3)

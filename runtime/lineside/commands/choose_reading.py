@@ -68,7 +68,9 @@ def _only(facts: ModelFacts, holding: list[tuple[Tried, list[Guess]]]) -> tuple[
     rivals = [each for each in others if each[0].reading.rank == best[0].reading.rank]
     listed = [each for each in holding if each[0].reading.decode in judge.LISTED and each[0].verdict.found]
     if len(listed) == 1 and not any(each[0].settings.outputs for each in holding):
-        return listed[0]  # whole class numbers and boxes in order in every row: no other family's outputs are so by chance
+        return listed[
+            0
+        ]  # whole class numbers and boxes in order in every row: no other family's outputs are so by chance
     if not rivals:
         return best
     if all(_same(best[0], each) for each, _ in rivals):
@@ -98,7 +100,8 @@ def _ambiguous(facts: ModelFacts, holding: list[Tried]) -> ConfigError:
     else:
         ways = [f"--decode {each.reading.decode} ({_count(each)})" for each in holding]
     return ConfigError(
-        f"{facts.path}: its outputs can be read in {len(ways)} ways that find different things in test pictures, and nothing "
+        f"{facts.path}: its outputs can be read in {len(ways)} ways that find different things in test pictures, and "
+        "nothing "
         f"in the file tells which is right: {', '.join(ways)}"
     )
 
@@ -116,7 +119,8 @@ def _none_holds(facts: ModelFacts, refuted: list[tuple[Reading, str]]) -> Config
         if line not in told:
             told.append(line)
     return ConfigError(
-        f"{facts.path}: on test pictures no reading of its outputs holds: {'; '.join(told)}: say how it was made: --mean, "
+        f"{facts.path}: on test pictures no reading of its outputs holds: {'; '.join(told)}: say how it was made: "
+        "--mean, "
         "--std and --color as it was trained, --decode, --box-format, --boxes, --scores, --outputs"
     )
 

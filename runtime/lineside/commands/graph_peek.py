@@ -1,8 +1,8 @@
-"""What a model's graph does first with the picture and last with its outputs: does it normalise or swap the colours itself,
-and does an output end in a sigmoid or a softmax.
+"""What a model's graph does first with the picture and last with its outputs: does it normalise or swap the colours
+itself, and does an output end in a sigmoid or a softmax.
 
-Reads .onnx (protobuf, by its lengths; source: onnx/onnx.proto), .tflite and OpenVINO's models, without their packages but
-for OpenVINO's. What it does not recognise it says nothing of.
+Reads .onnx (protobuf, by its lengths; source: onnx/onnx.proto), .tflite and OpenVINO's models, without their packages
+but for OpenVINO's. What it does not recognise it says nothing of.
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ def guess_threshold(facts: ModelFacts, decode: str, settings: DecodeSettings) ->
         why = "Anomalib 2 normalises pred_score so in the file"
         return replace(settings, threshold=0.5), Guess("threshold = 0.5", why, "--threshold")
     raise ConfigError(
-        f"{facts.path}: an anomaly model whose threshold is not in the file: --threshold S, at or above which a picture is "
+        f"{facts.path}: an anomaly model whose threshold is not in the file: --threshold S, at or above which a "
+        "picture is "
         "anomalous (Anomalib 1: image_threshold in the metadata.json that it exports beside the model)"
     )
 
@@ -222,8 +223,10 @@ def guess_constants(facts: ModelFacts, input: InputSpec, said: dict[str, Floats]
             guesses.append(Guess(f"{name} = {words}", "it takes the picture's size", f"--constant {name}=..."))
         if values is None:
             raise ConfigError(
-                f"{facts.path}: the model has inputs beside the picture; lineside gives them one value for every frame, and "
-                f"nothing tells that of {name!r} {spec.dtype} [{size}]: --constant {name}=VALUE,..., or export without it"
+                f"{facts.path}: the model has inputs beside the picture; lineside gives them one value for every "
+                "frame, and "
+                f"nothing tells that of {name!r} {spec.dtype} [{size}]: --constant {name}=VALUE,..., or export "
+                "without it"
             )
         constants.append((name, values))
     return (replace(input, constants=tuple(constants)) if constants else input), guesses

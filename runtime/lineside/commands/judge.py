@@ -87,15 +87,14 @@ def judge(
 
 def agree(first: Verdict, second: Verdict) -> bool:
     """Whether what one is sure of the other finds, too, in every picture; and there is something."""
-    pairs = list(zip(first.seen, second.seen, strict=True))
-    if not all(isinstance(one, Detections) and isinstance(other, Detections) for one, other in pairs):
-        return False
-    sure = [_unmatched(one, other) + _unmatched(other, one) for one, other in pairs]  # type: ignore[arg-type]
-    return bool(sum(_sure(one) for one, _ in pairs)) and not any(sure)  # type: ignore[arg-type]
-
-
-def _sure(seen: Detections) -> int:
-    return int((seen.scores >= SURE).sum())
+    any_sure = False
+    for one, other in zip(first.seen, second.seen, strict=True):
+        if not isinstance(one, Detections) or not isinstance(other, Detections):
+            return False
+        if _unmatched(one, other) or _unmatched(other, one):
+            return False
+        any_sure = any_sure or bool((one.scores >= SURE).any())
+    return any_sure
 
 
 def _unmatched(one: Detections, other: Detections) -> int:
@@ -227,8 +226,8 @@ def all_rows(shots: Sequence[Shot], at: int, columns_last: bool, box: slice) -> 
 def box_format(boxes: NDArray[np.float32], width: float, height: float) -> str | None:
     """xyxy or cxcywh, by all candidates of a model; None where they leave it open.
 
-    Corners: every box ends behind where it begins, which no list of centres and sizes does. Centres: the boxes lie in the
-    picture, give or take a quarter.
+    Corners: every box ends behind where it begins, which no list of centres and sizes does. Centres: the boxes lie in
+    the picture, give or take a quarter.
     """
     if len(boxes) < FEWEST_CANDIDATES:
         return None

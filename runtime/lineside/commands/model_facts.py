@@ -36,7 +36,7 @@ class ModelFacts:
     metadata: dict[str, str] = field(default_factory=dict)  # as the exporter wrote it
     others: tuple[TensorSpec, ...] = ()  # inputs beside the picture, which need a constant each
     notes: Notes = field(default_factory=dict)  # what the metadata and the files beside the model come to
-    peek: Peek = Peek()  # what its graph does first and last
+    peek: Peek = field(default_factory=Peek)  # what its graph does first and last
     said_layout: Literal["nchw", "nhwc"] | None = None  # by the user
 
     @property

@@ -1,6 +1,7 @@
 """What exporters write about a model, in its file and in files beside it, as the words of a bundle.
 
-A note is a value and where it stands; what is written nearer to the weights wins. Keys: labels, task, author, nms, size, mean,
+A note is a value and where it stands; what is written nearer to the weights wins. Keys: labels, task, author, nms,
+size, mean,
 std, color, resize, pad_value, crop_fraction, min_score, nms_iou, threshold, scores, extra_channels, model_type.
 """
 
@@ -37,8 +38,8 @@ Notes = Mapping[str, Note]
 
 
 def notes_of(path: Path, metadata: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Note]:
-    """Of a model file: its metadata as the exporter wrote it, what a reader of its format understood (`more`), and the files
-    beside it. Raises ConfigError where a file beside it that is meant for lineside cannot be read."""
+    """Of a model file: its metadata as the exporter wrote it, what a reader of its format understood (`more`), and the
+    files beside it. Raises ConfigError where a file beside it that is meant for lineside cannot be read."""
     found: dict[str, Note] = {}
     for source, told in (
         (METADATA, more),

@@ -38,7 +38,7 @@ def probe_pictures(width: int, height: int) -> list[Image]:
         noise,
         _blocks(random, width, height, 60),
         _blocks(random, width, height, 200),
-        cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA),
+        np.asarray(cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA), np.uint8),
     ]
 
 

@@ -104,8 +104,8 @@ def _check_task(facts: ModelFacts) -> None:
         note = facts.notes.get(key)
         if note and note.value in _REFUSED_TASKS:
             raise ConfigError(
-                f'{facts.path}: its metadata says {key} = "{note.value}": {_REFUSED_TASKS[note.value]}, which lineside does '
-                "not read: export a model that gives upright boxes (detect) or classes"
+                f'{facts.path}: its metadata says {key} = "{note.value}": {_REFUSED_TASKS[note.value]}, '
+                "which lineside does not read: export a model that gives upright boxes (detect) or classes"
             )
 
 

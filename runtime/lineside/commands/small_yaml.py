@@ -1,7 +1,7 @@
 """The small part of YAML that exporters write beside a model: maps, lists and scalars, by indentation or in brackets.
 
-What is beyond it (anchors, tags, several documents, block texts) is refused by line, never guessed. A parser of all of YAML
-would be a dependency of the core for two kinds of small files.
+What is beyond it (anchors, tags, several documents, block texts) is refused by line, never guessed. A parser of all of
+YAML would be a dependency of the core for two kinds of small files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""TFLite metadata: a flatbuffer in the buffer TFLITE_METADATA (normalisation, score threshold, names of label files) and a
+"""TFLite metadata: a flatbuffer in the buffer TFLITE_METADATA (normalisation, score threshold, names of label files)
+and a
 zip archive behind the model with those files (source: tensorflow/lite/schema/metadata_schema.fbs, its order of fields).
 """
 
@@ -20,7 +21,7 @@ _AXIS_LABELS = (2, 3)  # enum AssociatedFileType: labels of an axis, or of value
 
 
 def appended(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """(an exporter's table such as Ultralytics' metadata.json, what the TFLite metadata says). Empty where there is none."""
+    """(an exporter's table such as Ultralytics' metadata.json, what the TFLite metadata says); empty without."""
     files = _archive(path)
     table: dict[str, str] = {}
     for name, text in files.items():

@@ -1,4 +1,4 @@
-"""Runs a model on pictures that differ, before it is packed: which reading of its outputs holds, and how it has to be set."""
+"""Runs a model on pictures that differ, before it is packed: how its outputs have to be read."""
 
 from __future__ import annotations
 
@@ -236,7 +236,8 @@ def _first_class(decode: str, family: int | None) -> Settle:
         if family is not None:
             return [("first_class", family, "the family's numbers begin so")]
         raise ConfigError(
-            f"{facts.path}: read as {decode}, nothing tells whether its class numbers begin with 0 or, the background being 0, "
+            f"{facts.path}: read as {decode}, nothing tells whether its class numbers begin with 0 or, the "
+            "background being 0, "
             "with 1: --first-class 0 or --first-class 1"
         )
 

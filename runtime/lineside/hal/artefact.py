@@ -99,8 +99,10 @@ def _check_levels(path: str, spec: TensorSpec, input: InputSpec) -> None:
         values = len({round(min(max(value, low), high)) for value in raw})
         if values < FEWEST_LEVELS:
             raise ConfigError(
-                f"{path}: input {spec.name!r} is {spec.dtype} with a step of {spec.scale:g}: mean {mean:g} and std {std:g} "
-                f"leave {values} different values of a pixel's 256, so nothing can be seen: correct [input] mean and std "
+                f"{path}: input {spec.name!r} is {spec.dtype} with a step of {spec.scale:g}: mean {mean:g} and std "
+                f"{std:g} "
+                f"leave {values} different values of a pixel's 256, so nothing can be seen: correct [input] mean and "
+                "std "
                 "(--mean, --std); a model that takes pixels as they are has mean 0 and std 1"
             )
 
@@ -117,7 +119,8 @@ def constant_inputs(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -
         shape = [1 if size is None else size for size in inputs[at].shape]
         if math.prod(shape) != len(values):
             raise ConfigError(
-                f"{path}: [input] constants: {name} has {len(values)} values: the model takes {shape}: correct model.toml"
+                f"{path}: [input] constants: {name} has {len(values)} values: the model takes {shape}: correct "
+                "model.toml"
             )
         arrays[at] = np.asarray(values).reshape(shape).astype(inputs[at].dtype)
     return arrays

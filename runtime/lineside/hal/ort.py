@@ -244,8 +244,8 @@ def _truly(providers: list[str], kind: str, number: str) -> str:
 
 
 def session_specs(session: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs. A free first size is the batch, so 1; but for an output whose first size has another name than
-    the batch of the inputs: the number of what was found."""
+    """Inputs and outputs. A free first size is the batch, so 1; but for an output whose first size has another name
+    than the batch of the inputs: the number of what was found."""
     inputs = session.get_inputs()
     batches = {str(node.shape[0]) for node in inputs if node.shape and isinstance(node.shape[0], str)}
     free = any(node.shape and not isinstance(node.shape[0], int) for node in inputs)

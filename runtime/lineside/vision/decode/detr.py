@@ -1,8 +1,9 @@
 """DETR and its kin (RT-DETR, RF-DETR, D-FINE): boxes [1, N, 4] as cx cy w h of 0 to 1, and logits [1, N, C] a query.
 
 A score is a sigmoid, each class for itself: one query may give two findings, and nothing is suppressed, as in the
-projects' own post-processing. DETR's own is a softmax with "no object" last (Carion et al. 2020, arXiv:2005.12872): scores =
-"softmax". With one column more than there are labels first_class says which is none: 1, the first one; 0, the last.
+projects' own post-processing. DETR's own is a softmax with "no object" last (Carion et al. 2020, arXiv:2005.12872):
+that is scores = "softmax". With one column more than there are labels first_class says which is none: 1, the first one; 0,
+the last.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class DetrDecoder:
             hint = ""
             if columns == len(labels) + 1:
                 hint = (
-                    "; one column more may be one of no class: --first-class 1 if it is the first, --first-class 0 if it "
+                    "; one column more may be one of no class: --first-class 1 if it is the first, --first-class 0 "
+                    "if it "
                     "is the last"
                 )
             raise ConfigError(f"{out.misfit(outputs, EXPECTED)}; {out.wrong_labels(labels, columns or '?')}{hint}")

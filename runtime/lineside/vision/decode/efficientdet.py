@@ -1,7 +1,7 @@
 """EfficientDet, raw heads: class logits and box regressions over levels 3 to 7, nine anchors a cell.
 
-Either five maps of each, [1, 9 x C, h, w] and [1, 9 x 4, h, w] (or channels last), or joined, [1, N, C] and [1, N, 4]. A
-regression is ty tx th tw around its anchor; anchors have scale 4, three octaves and the ratios 1, 2 and 1/2
+Either five maps of each, [1, 9 x C, h, w] and [1, 9 x 4, h, w] (or channels last), or joined, [1, N, C] and [1, N, 4].
+A regression is ty tx th tw around its anchor; anchors have scale 4, three octaves and the ratios 1, 2 and 1/2
 (Tan et al. 2020, arXiv:1911.09070; github.com/google/automl, efficientdet/keras/anchors.py).
 """
 

@@ -1,8 +1,8 @@
 """Detectors that end in boxes, whole-number labels and scores as outputs of their own, all suppression done.
 
-torchvision: boxes [N, 4] x1 y1 x2 y2 in pixels, labels [N] with 0 for the background, scores [N]. RT-DETR and D-FINE with
-post-processing, TensorRT's EfficientNMS, tf2onnx and others: the same with a batch, maybe a count of findings. MMDetection:
-dets [1, N, 5] with the score last, labels [1, N]. Masks and key points beside them are not read.
+torchvision: boxes [N, 4] x1 y1 x2 y2 in pixels, labels [N] with 0 for the background, scores [N]. RT-DETR and D-FINE
+with post-processing, TensorRT's EfficientNMS, tf2onnx and others: the same with a batch, maybe a count of findings.
+MMDetection: dets [1, N, 5] with the score last, labels [1, N]. Masks and key points beside them are not read.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def numbers(class_ids: NDArray[Any], settings: DecodeSettings) -> ClassIds:
 
 
 def chosen(outputs: Sequence[TensorSpec], settings: DecodeSettings) -> tuple[int, ...]:
-    """Which outputs are to be read, in the model's order. Raises ConfigError if it has none of those that were named."""
+    """Which outputs are to be read, in the model's order. Raises ConfigError if it has none of those named."""
     if not settings.outputs:
         return tuple(range(len(outputs)))
     found = tuple(at for at, output in enumerate(outputs) if output.name in settings.outputs)

@@ -1,6 +1,7 @@
 """Detectors whose last layer has suppressed already and lists what was found, one row a finding, image number first.
 
-`detection_output`: OpenVINO's and Caffe's DetectionOutput [1, 1, N, 7]: image, class, score, x1 y1 x2 y2 (0 to 1); image
+`detection_output`: OpenVINO's and Caffe's DetectionOutput [1, 1, N, 7]: image, class, score, x1 y1 x2 y2 (0 to 1);
+image
 -1 ends the list (docs.openvino.ai, "DetectionOutput"). `yolov7_e2e`: YOLOv7's export with --end2end [N, 7]: image,
 x1 y1 x2 y2, class, score. `nas_flat`: YOLO-NAS' flat predictions [N, 7]: image, x1 y1 x2 y2, score, class.
 """
@@ -50,7 +51,8 @@ class _RowsDecoder:
         rows = rows[: ends[0]] if ends.size else rows
         if rows.size and rows[:, 0].max() >= 1:
             raise ConfigError(
-                f"decode: output {outputs[0].name} has findings of image number {int(rows[:, 0].max())}, where one picture "
+                f"decode: output {outputs[0].name} has findings of image number {int(rows[:, 0].max())}, where one "
+                "picture "
                 "was given: the model has a batch other than 1, or other columns: give another --decode"
             )
         scores = rows[:, self.columns.score]

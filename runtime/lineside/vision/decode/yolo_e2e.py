@@ -1,4 +1,5 @@
-"""End-to-end YOLO (YOLO26, YOLOv10, Ultralytics' export with nms=True): one output [1, K, 6], rows of x1 y1 x2 y2, score,
+"""End-to-end YOLO (YOLO26, YOLOv10, Ultralytics' export with nms=True): one output [1, K, 6], rows of x1 y1 x2 y2,
+score,
 class; no suppression left. Rows that are no finding are zeros. Behind them there may be key points, or coefficients of
 masks whose prototypes are an output of four sizes: they are not read.
 """

@@ -1,7 +1,7 @@
 """YOLOv5 (and YOLOv7): one output [1, N, 5 + C], rows of cx cy w h, objectness, one score a class.
 
-Not read beside it: the raw heads of five sizes that older exporters add, and a segmenter's mask prototypes, of which each
-row has the coefficients behind its classes.
+Not read beside it: the raw heads of five sizes that older exporters add, and a segmenter's mask prototypes, of which
+each row has the coefficients behind its classes.
 """
 
 from __future__ import annotations
