@@ -79,7 +79,8 @@ def read_facts(path: Path) -> ModelFacts:
     facts = read(path)
     facts = replace(facts, notes=notes_of(path, facts.metadata, {key: note.value for key, note in facts.notes.items()}))
     if len(facts.input.shape) != 4:
-        raise ConfigError(f"{path}: input {facts.input.name!r} is {facts.input.shape}: a picture needs 4 sizes")
+        advice = ": export it with a batch of one, as torch.rand(1, 3, H, W)" if len(facts.input.shape) == 3 else ""
+        raise ConfigError(f"{path}: input {facts.input.name!r} is {facts.input.shape}: a picture needs 4 sizes{advice}")
     return facts
 
 

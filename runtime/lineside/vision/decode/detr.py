@@ -2,8 +2,8 @@
 
 A score is a sigmoid, each class for itself: one query may give two findings, and nothing is suppressed, as in the
 projects' own post-processing. DETR's own is a softmax with "no object" last (Carion et al. 2020, arXiv:2005.12872):
-that is scores = "softmax". With one column more than there are labels first_class says which is none: 1, the first one; 0,
-the last.
+that is scores = "softmax". With one column more than there are labels first_class says which is none: 1, the first one;
+0, the last.
 """
 
 from __future__ import annotations
