@@ -702,3 +702,30 @@ def test_cells_are_as_the_rule_says() -> None:
     picture, there = scene(0)
     assert {tuple(picture[round(top) + 1, round(left) + 1]) for _, left, top, *_ in there} <= {(255,) * 3, (0, 0, 255)}
     assert all(right - left == CELL for _, left, _, right, _ in there)
+
+
+def test_oriented_boxes_are_not_taken_for_another_family_where_no_metadata_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = Rule().scaled()
+    rule.best()
+    angle = rule.constant("angle", np.full((1, 1, rule.cells), 0.6, np.float32))
+    boxes = rule.constant("boxes", rule.boxes("cxcywh").T[None])
+    rule.turned(rule.add("Concat", [boxes, "best", "number", angle], "rows", axis=1), "output0")
+    model = rule.save(tmp_path / "model.onnx", {"output0": (FLOAT, [1, rule.cells, 7])})
+    assert new(model, tmp_path, *labels(tmp_path)) == 78
+    assert "oriented boxes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gain", "code"), [(0.01, 0), (1.0, 78)])
+def test_the_threshold_of_anomalib_2_is_a_half_only_where_its_scores_are_normalised(
+    gain: float, code: int, tmp_path: Path
+) -> None:
+    rule = Rule(1).scaled()
+    rule.add("ReduceMax", ["logits"], "most", axes=[1, 2], keepdims=0)
+    rule.add("Abs", ["most"], "size")
+    rule.add("Mul", ["size", rule.constant("part", np.float32(gain))], "pred_score")
+    rule.add("Identity", ["map"], "anomaly_map")
+    outputs = {"pred_score": (FLOAT, [1]), "anomaly_map": (FLOAT, [1, 1, 10, 10])}
+    assert new(rule.save(tmp_path / "model.onnx", outputs), tmp_path) == code
+    assert code or open_bundle(tmp_path / "made").settings.threshold == 0.5

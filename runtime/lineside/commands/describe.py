@@ -103,6 +103,7 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
     from lineside.commands.choose_reading import check, choose
     from lineside.commands.readings import readings
     from lineside.errors import ConfigError
+    from lineside.records import AnomalyMap
     from lineside.registry import names
     from lineside.store.bundle import parse_labels
 
@@ -135,7 +136,8 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
         notes.append(guess.Guess(f"decode = {decode}", tried.reading.why, "--decode"))
     notes += more
     notes += guess.noted_settings(facts, tried.reading.settings, said)
-    settings, threshold = guess.guess_threshold(facts, decode, tried.settings)
+    scores = [each.score for each in tried.verdict.seen if isinstance(each, AnomalyMap)]
+    settings, threshold = guess.guess_threshold(facts, decode, tried.settings, scores)
     notes += [threshold] if threshold else []
     if tried.verdict == ((), ()):
         why = "no runtime here could run it once"

@@ -6,6 +6,7 @@ Every assumption is a Guess that names the option which overrides it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -185,11 +186,17 @@ def guess_input(facts: ModelFacts, decode: str, size: tuple[int, int] | None) ->
     return spec, guesses
 
 
-def guess_threshold(facts: ModelFacts, decode: str, settings: DecodeSettings) -> tuple[DecodeSettings, Guess | None]:
-    """Of an anomaly model. Raises ConfigError where neither the user, the notes nor Anomalib 2's outputs tell it."""
+def guess_threshold(
+    facts: ModelFacts, decode: str, settings: DecodeSettings, scores: Sequence[float]
+) -> tuple[DecodeSettings, Guess | None]:
+    """Of an anomaly model; `scores` are those of the test pictures.
+
+    Raises ConfigError where neither the user, the notes nor Anomalib 2's outputs tell it.
+    """
     if decode != "anomaly" or settings.threshold is not None:
         return settings, None
-    if any(output.name == "pred_score" for output in facts.outputs):
+    normalised = all(-1e-3 <= score <= 1 + 1e-3 for score in scores)
+    if normalised and any(output.name == "pred_score" for output in facts.outputs):
         why = "Anomalib 2 normalises pred_score so in the file"
         return replace(settings, threshold=0.5), Guess("threshold = 0.5", why, "--threshold")
     raise ConfigError(

@@ -206,6 +206,8 @@ def _no_fit(
     if len(masks) == len(facts.outputs):
         why = f" ({masks[0].name} looks like the masks of a segmentation, which lineside does not read)"
     shapes = ", ".join(describe(output) for output in facts.outputs)
+    if "labels" in facts.notes and labels == facts.labels:
+        why = f" of {facts.notes['labels'].source}{why}"
     return ConfigError(
         f"{facts.path}: no decoder fits the outputs {shapes} with {len(labels)} labels{why}: "
         "check --labels, or say --decode NAME to read what that decoder expects"

@@ -190,6 +190,31 @@ def _box_format(at: Callable[[tuple[TensorSpec, ...]], tuple[int, slice, bool] |
     return settle
 
 
+def _no_class_numbers(first: int) -> Settle:
+    """Refutes a head whose class scores hold class numbers: rows that are suppressed already, or oriented boxes."""
+
+    def settle(
+        facts: ModelFacts,
+        specs: tuple[TensorSpec, ...],
+        labels: tuple[str, ...],
+        settings: DecodeSettings,
+        trial: Trial,
+    ) -> Told:
+        where = _head(specs)
+        if where is None or is_quantised(specs[where[0]]):
+            return []
+        rows = judge.all_rows(trial.shots, where[0], where[2], slice(first, first + len(labels)))
+        for number, column in enumerate(rows.T):
+            if column.size >= judge.FEWEST_CANDIDATES and column.max() >= 1 and np.array_equal(column, np.rint(column)):
+                raise ConfigError(
+                    f"channel {first + number} of {specs[where[0]].name} holds whole numbers only, class numbers "
+                    "and no scores: its rows may be findings, or oriented boxes"
+                )
+        return []
+
+    return settle
+
+
 def _detector_scores(at: Callable[[tuple[TensorSpec, ...]], int | None]) -> Settle:
     def settle(
         facts: ModelFacts,
@@ -285,8 +310,8 @@ def _scores_joined(specs: tuple[TensorSpec, ...]) -> int | None:
 
 _SETTLE: dict[str, tuple[Settle, ...]] = {
     "classify": (_class_scores,),
-    "yolov5": (_box_unit(_head), _box_format(_head)),
-    "yolov8": (_box_unit(_head), _box_format(_head), _detector_scores(_scores_apart)),
+    "yolov5": (_box_unit(_head), _box_format(_head), _no_class_numbers(5)),
+    "yolov8": (_box_unit(_head), _box_format(_head), _detector_scores(_scores_apart), _no_class_numbers(4)),
     "yolo_e2e": (_box_unit(_rows),),
     "detr": (_box_unit(_head), _box_format(_head), _detector_scores(_scores_apart)),
     "efficientdet": (_detector_scores(_scores_joined),),
