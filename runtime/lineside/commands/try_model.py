@@ -205,7 +205,8 @@ def _no_class_numbers(first: int) -> Settle:
             return []
         rows = judge.all_rows(trial.shots, where[0], where[2], slice(first, first + len(labels)))
         for number, column in enumerate(rows.T):
-            if column.size >= judge.FEWEST_CANDIDATES and column.max() >= 1 and np.array_equal(column, np.rint(column)):
+            whole = np.array_equal(column, np.rint(column)) and len(np.unique(column)) > 1
+            if whole and column.size >= judge.FEWEST_CANDIDATES:
                 raise ConfigError(
                     f"channel {first + number} of {specs[where[0]].name} holds whole numbers only, class numbers "
                     "and no scores: its rows may be findings, or oriented boxes"
