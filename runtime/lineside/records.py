@@ -73,6 +73,7 @@ class InputSpec:
     pad_value: int = 114
     stride_px: int = 32  # with a free size and resize = "pad": sides are padded up to a multiple of it
     crop_fraction: float = 0.875  # with center_crop: the share of the shorter side that the crop keeps
+    filter: Literal["linear", "area", "antialias", "bicubic"] = "linear"  # how a frame is scaled: docs/models.md
 
     def of(self, artefact: Artefact) -> InputSpec:
         """The input of this file of a bundle, whose layout may differ: TFLite exporters turn NCHW into NHWC."""

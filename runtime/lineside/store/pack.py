@@ -158,7 +158,10 @@ def _toml(
     artefacts: Sequence[dict[str, object]],
 ) -> str:
     parts = [_lines({key: value for key, value in head.items() if value != ""})]
-    parts += ["[input]\n" + _lines(asdict(input)), "[decode]\n" + _lines({"name": decode, **asdict(settings)})]
+    told = asdict(input)
+    if input.filter == "linear":  # as it was before there was a choice: the same call makes the same digest
+        del told["filter"]
+    parts += ["[input]\n" + _lines(told), "[decode]\n" + _lines({"name": decode, **asdict(settings)})]
     parts += ["[[artefact]]\n" + _lines(table) for table in artefacts]
     return "\n".join(parts)
 
