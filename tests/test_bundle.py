@@ -258,19 +258,6 @@ def test_notes_that_an_exporter_appended_to_a_tflite_file_are_read(data: Path, t
     assert open_bundle(tmp_path / "made").labels == ("nobody", "someone")
 
 
-def test_an_onnx_model_with_its_weights_in_another_file_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = onnx.load(str(classifier(tmp_path / "model.onnx")))
-    model.graph.initializer[0].CopyFrom(
-        onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32).repeat(400, 1), "weights")
-    )
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1200
-    onnx.save(model, str(tmp_path / "split.onnx"), save_as_external_data=True, location="split.onnx.data")
-    assert new(tmp_path / "split.onnx", "--labels", label_file(tmp_path, "a"), "-o", tmp_path / "made") == 78
-    assert "its weights are in another file, split.onnx.data" in capsys.readouterr().err
-
-
 def test_a_background_class_that_the_model_does_not_have_is_dropped(tmp_path: Path) -> None:
     labels = label_file(tmp_path, "background", "r", "g", "b")
     assert new(classifier(tmp_path / "model.onnx"), "--labels", labels, "-o", tmp_path / "made") == 0

@@ -78,18 +78,14 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
     from lineside.commands import guess
     from lineside.errors import ConfigError
     from lineside.registry import names
-    from lineside.store.bundle import parse_labels
 
     if args.decode is not None and args.decode not in names("decoder"):
         raise ConfigError(f"--decode {args.decode}: unknown; known are {', '.join(names('decoder'))}")
     notes: list[Guess] = []
     labels: tuple[str, ...] = ()
     if args.labels is not None:
-        try:
-            text = args.labels.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"--labels {args.labels}: cannot be read: {error.strerror}") from error
-        labels = parse_labels(text, str(args.labels))
+        labels, note = _labels(facts, args)
+        notes += [note] if note else []
     if labels and args.decode in (None, "classify") and args.task in (None, "classify"):
         labels, note = guess.fit_labels(labels, facts.outputs)
         notes += [note] if note else []
@@ -102,11 +98,53 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
     if not labels:
         labels, note = guess.guess_labels(facts, decode)
         notes.append(note)
+    elif facts.labels and len(facts.labels) != len(labels):
+        raise ConfigError(
+            f"--labels {args.labels}: {len(labels)} labels, but the model's own metadata names {len(facts.labels)} "
+            f"classes ({', '.join(facts.labels[:4])}{', ...' if len(facts.labels) > 4 else ''}): correct the file, or "
+            "leave --labels out to take the model's"
+        )
     input, more = _input(facts, decode, args)
     notes += more
     settings, more = _settings(facts, others, decode, labels, input, args)
     notes += more
     return Described(guess.task_of(decode), labels, input, decode, settings, tuple(notes))
+
+
+def _labels(facts: ModelFacts, args: argparse.Namespace) -> tuple[tuple[str, ...], Guess | None]:
+    """The names in the --labels file. Raises ConfigError where its numbers can be read in two ways that both fit."""
+    from lineside.commands.guess import Guess
+    from lineside.errors import ConfigError
+    from lineside.store.labels import read_labels
+
+    try:
+        text = args.labels.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--labels {args.labels}: cannot be read: {error.strerror}") from error
+    found = read_labels(text, str(args.labels))
+    names, how = found.names, f"{len(found.names)} classes"
+    if found.closed:
+        first = found.names.index(found.closed[0])
+        fits = [each for each in (found.names, found.closed) if _fit(facts, each, args)]
+        if len(fits) != 1:
+            raise ConfigError(
+                f"--labels {args.labels}: its class numbers begin at {first}, and {'both' if fits else 'neither'} "
+                f"{len(found.closed)} classes from 0 and {len(found.names)} with class 0 unused fit the model: write "
+                'the names alone, one a line, in class order ("n/a" for a class that is not used)'
+            )
+        names, how = fits[0], f"class 0 is {fits[0][0]!r}, as that fits the model"
+    unused = sum(name == "n/a" for name in names)
+    how += f", {unused} of them without a name" if unused and not found.closed else ""
+    return names, Guess(f"labels {how}", f"{args.labels.name} is {found.form}", "--labels") if found.form else None
+
+
+def _fit(facts: ModelFacts, labels: tuple[str, ...], args: argparse.Namespace) -> bool:
+    from lineside.vision.decode import fitting
+
+    if facts.labels:
+        return len(facts.labels) == len(labels)
+    fits = fitting(facts.outputs, labels, _sized(facts, args))
+    return args.decode in fits if args.decode else bool(fits)
 
 
 def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[InputSpec, list[Guess]]:

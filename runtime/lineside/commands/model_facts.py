@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lineside.errors import ConfigError
-from lineside.hal.artefact import check_file, first_line
+from lineside.hal.artefact import check_batch, check_file, first_line
+from lineside.hal.causes import cause
 from lineside.hal.tflite import read_tflite
 from lineside.records import Artefact, TensorSpec
 from lineside.registry import vendor
@@ -22,8 +22,6 @@ Precision = Literal["int8", "fp16", "fp32", "mixed"]
 
 RUNTIMES = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert", "openvino"), "openvino": ("openvino",)}
 _MAX_NOTE_BYTES = 1 << 20
-# onnx.TensorProto.external_data, an entry of key "location" and a file name (torch's exporter writes them)
-_EXTERNAL = re.compile(rb"\n\x08location\x12[\x01-\x7f]([\w .-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +75,13 @@ def read_facts(path: Path) -> ModelFacts:
     read = {"onnx": _onnx, "tflite": _tflite, "openvino": _openvino}[kind]
     for part in artefact_files(path):
         if not part.is_file():
-            raise ConfigError(f"{part}: model file does not exist")
+            holds = "" if part == path else f": it holds the weights of {path.name}: copy both"
+            raise ConfigError(f"{part}: model file does not exist{holds}")
     check_file(Artefact(str(path), kind, "fp32", ""), (kind,), "lineside")  # type: ignore[arg-type]
     facts = read(path)
     if len(facts.input.shape) != 4:
         raise ConfigError(f"{path}: input {facts.input.name!r} is {facts.input.shape}: a picture needs 4 sizes")
+    check_batch(str(path), facts.input)
     return facts
 
 
@@ -91,11 +91,6 @@ def _onnx(path: Path) -> ModelFacts:
     except ConfigError:
         return _openvino(path)
     content = path.read_bytes()
-    if beside := _EXTERNAL.search(content):
-        raise ConfigError(
-            f"{path}: its weights are in another file, {beside[1].decode('utf-8', 'replace')}: a bundle needs them in "
-            "one: onnx.save(onnx.load(path), new_path), or export with external_data=False"
-        )
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # only to read it
     options.log_severity_level = 4
@@ -215,6 +210,8 @@ def _only(path: Path, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
 
 
 def _unreadable(path: Path, runtime: str, error: Exception) -> ConfigError:
+    if why := cause(error):
+        return ConfigError(f"{path}: {runtime} cannot read this model: {why} ({first_line(error)})")
     return ConfigError(f"{path}: {runtime} cannot read this model ({first_line(error)}): copy or export it again")
 
 

@@ -20,6 +20,7 @@ from lineside.store.golden import Golden
 from lineside.store.passport import Passport
 
 LABELS = "labels.txt"
+_OURS = {MANIFEST, LABELS, golden.FILE, golden.FOLDER, passport.FILE}
 
 
 def pack(
@@ -131,10 +132,14 @@ def _copy(artefact: Artefact, folder: Path, input: InputSpec) -> dict[str, objec
     """Copy one artefact's files and give its [[artefact]] table."""
     source = Path(artefact.path)
     for part in artefact_files(source):
-        if (folder / part.name).exists():
+        within = part.relative_to(source.parent)
+        if within.parts[0] in _OURS:
+            raise ConfigError(f"{part}: a bundle has a file of its own of this name: rename it, and export again")
+        if (folder / within).exists():
             raise ConfigError(f"{part}: two artefacts have the same file name: rename one")
         try:
-            shutil.copyfile(part, folder / part.name)
+            (folder / within).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(part, folder / within)
         except OSError as error:
             raise ConfigError(f"model file {part}: cannot be read: {error.strerror}") from error
     table: dict[str, object] = {
