@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         _make_folder(args.draw)
     eye = Eye(open_bundle(args.bundle), args.backend, args.min_score, prover=None if args.unproven else prover())
     pen = _Pen(args.draw, args.keep_faces)
+    if args.draw is not None:
+        _tell_undrawable(eye.bundle.labels)
     show = _as_json if args.jsonl else _as_text
     progress = _Progress()
     failed = 0
@@ -220,6 +222,14 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--draw {folder}: cannot be made: {error.strerror}") from error
+
+
+def _tell_undrawable(labels: tuple[str, ...]) -> None:
+    from lineside.vision.letters import undrawable
+
+    if names := undrawable(labels):
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        print(f"lineside infer: no font here has the letters of {shown}: drawn as ?", file=sys.stderr)
 
 
 class _Pen:
