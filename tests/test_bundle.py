@@ -220,7 +220,7 @@ def test_new_says_what_it_guessed_and_how_to_say_otherwise(tmp_path: Path, capsy
     assert new(model, "--labels", label_file(tmp_path, "r", "g", "b"), "-o", tmp_path / "made") == 0
     said = capsys.readouterr().out
     assert "guessed decode = classify" in said
-    assert "--mean, --std says otherwise" in said
+    assert "--mean, --std overrides" in said
     assert "guessed scores = logit" in said
     made = open_bundle(tmp_path / "made")
     assert (made.name, made.task, made.decode, made.settings.scores) == ("made", "classify", "classify", "logit")
@@ -230,6 +230,7 @@ def test_new_says_what_it_guessed_and_how_to_say_otherwise(tmp_path: Path, capsy
 def test_what_the_user_says_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = classifier(tmp_path / "model.onnx")
     words = "--task classify --decode classify --color bgr --mean 0 --std 255 --resize stretch --scores probability"
+    words += " --filter area"
     labels = label_file(tmp_path, "r", "g", "b")
     assert new(model, "--labels", labels, *words.split(), "--name", "rgb", "-o", tmp_path / "made") == 0
     assert "guessed" not in capsys.readouterr().out

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands import bundle_golden, describe
+from lineside.commands import bundle_golden, bundle_try, describe
 
 if TYPE_CHECKING:
     from lineside.store.bundle import Bundle
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--artefact", type=Path, action="append", default=[], metavar="FILE", help="same model, other format"
     )
     describe.add_arguments(new)
+    bundle_try.add_arguments(new)
     show = verbs.add_parser("show", help="print what a bundle holds")
     show.add_argument("bundle", metavar="DIR", help="folder of a model bundle, or the name of a shipped one")
     bundle_golden.add_arguments(verbs)
@@ -36,17 +37,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def new(args: argparse.Namespace) -> int:
+    import shutil
+
+    from lineside.commands.looking import open_once
     from lineside.commands.model_facts import read_facts
+    from lineside.errors import LinesideError
     from lineside.store.pack import pack
 
     facts = replace(read_facts(args.model), said_layout=args.layout)
     others = [read_facts(path) for path in args.artefact]
     described = describe.describe(facts, others, args)
+    trial = bundle_try.read_trial(args)
+    if trial is not None:
+        described = bundle_try.measure_filter(facts, described, trial, args)
     bundle = pack(args.output, **described.for_pack(args), artefacts=[each.artefact for each in (facts, *others)])
     for line in described.told():
         print(line)
+    try:
+        for line in open_once(bundle):
+            print(line)
+        if trial is not None:
+            bundle_try.show(bundle, trial)
+    except LinesideError:
+        shutil.rmtree(bundle.folder, ignore_errors=True)  # what was just made is no bundle
+        raise
     print(f"bundle {bundle.folder}: {bundle.name} {bundle.version}, {bundle.digest[:19]}...")
-    print(f"try it: lineside infer --bundle {args.output} --draw out PICTURE.jpg")
+    if trial is None:
+        print(f"try it: lineside infer --bundle {args.output} --draw out PICTURE.jpg")
     return 0
 
 
@@ -77,7 +94,8 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("licence", bundle.licence or "not stated"),
         ("task", bundle.task),
         ("labels", f"{len(bundle.labels)}: {shown}"),
-        ("input", f"{size}, {spec.color}, {spec.layout}, {spec.resize}, mean {list(spec.mean)}, std {list(spec.std)}"),
+        ("input", f"{size}, {spec.color}, {spec.layout}, mean {list(spec.mean)}, std {list(spec.std)}"),
+        ("resize", f"{spec.resize}, filter {spec.filter}"),
         ("decode", f"{bundle.decode}, score {settings.min_score:g}, NMS {settings.nms_iou:g}{threshold}"),
     ]
     if bundle.golden is not None:

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mean", type=_numbers, metavar="R,G,B", help="value = (pixel - mean) / std, pixel 0 to 255")
     parser.add_argument("--std", type=_numbers, metavar="R,G,B")
     parser.add_argument("--resize", choices=("letterbox", "letterbox_top_left", "stretch", "center_crop", "pad"))
+    parser.add_argument(
+        "--filter",
+        choices=("linear", "area", "antialias", "bicubic"),
+        help="by which pictures are scaled: linear and area as OpenCV; antialias and bicubic as Pillow and torchvision",
+    )
     parser.add_argument("--pad-value", type=int, metavar="0..255")
     parser.add_argument("--crop-fraction", type=float, metavar="0..1", help="of the shorter side, for center_crop")
     parser.add_argument("--min-score", type=float, metavar="S")
@@ -53,7 +58,7 @@ class Described:
 
     def told(self) -> list[str]:
         """A line for each assumption."""
-        return [f"guessed {what} ({why}); {option} says otherwise" for what, why, option in self.guesses]
+        return [f"guessed {what} ({why}); {option} overrides" for what, why, option in self.guesses]
 
     def for_pack(self, args: argparse.Namespace) -> dict[str, Any]:
         """The arguments of `pack`, but for the artefacts."""
@@ -150,6 +155,7 @@ def _fit(facts: ModelFacts, labels: tuple[str, ...], args: argparse.Namespace) -
 def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[InputSpec, list[Guess]]:
     """The guessed input with the user's own word over it; only what was truly guessed is reported."""
     from lineside.commands.guess import guess_input, guess_size
+    from lineside.commands.habits import guess_filter
     from lineside.errors import ConfigError
 
     if args.size is None:
@@ -159,9 +165,12 @@ def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[In
         if facts.size_px not in (None, args.size):
             raise ConfigError("--size {}x{}: the model takes {}x{}".format(*args.size, *(facts.size_px or ())))
     spec, guesses = guess_input(facts, decode, size)
+    if size is not None:
+        chosen, how = guess_filter(facts, decode)
+        spec, guesses = replace(spec, filter=chosen), [*guesses, how]
     said = {
         key: value
-        for key in ("color", "mean", "std", "resize", "pad_value", "crop_fraction")
+        for key in ("color", "mean", "std", "resize", "filter", "pad_value", "crop_fraction")
         if (value := getattr(args, key)) is not None
     }
     options = {f"--{key}" for key in said}

@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from lineside.proof import Prover
-    from lineside.records import Finding, Image, Placement, Seen
+    from lineside.records import DecodeSettings, Finding, Image, Placement, Seen
     from lineside.store.bundle import Bundle
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".wmv", ".mjpeg", ".h264")
@@ -47,19 +47,19 @@ def run(args: argparse.Namespace) -> int:
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         raise ConfigError(f"--min-score {args.min_score:g}: must be between 0 and 1")
     if args.draw is not None:
-        _make_folder(args.draw)
+        make_folder(args.draw)
     eye = Eye(open_bundle(args.bundle), args.backend, args.min_score, prover=None if args.unproven else prover())
-    pen = _Pen(args.draw, args.keep_faces)
+    pen = Pen(args.draw, args.keep_faces)
     if args.draw is not None:
-        _tell_undrawable(eye.bundle.labels)
-    show = _as_json if args.jsonl else _as_text
+        tell_undrawable(eye.bundle.labels)
+    show = _as_json if args.jsonl else as_text
     progress = _Progress()
     failed = 0
-    for file in _files(args.files):
+    for file in picture_files(args.files):
         try:
             for shot in _shots(file):
                 seen, placement = eye.see(shot.image)
-                print(show(_row(shot, seen, eye)))
+                print(show(row_of(shot, seen, eye)))
                 pen.draw(shot, seen, placement, eye)
                 progress.step(shot)
         except LinesideError as error:
@@ -69,6 +69,15 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         print(f"lineside infer: {failed} of the files failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+class Sight(Protocol):
+    """Who looked at a picture: what is printed and drawn of it needs this of them."""
+
+    bundle: Bundle
+    backend: str
+    settings: DecodeSettings
+    least: float  # scores below it are not listed
 
 
 class Eye:
@@ -108,7 +117,7 @@ class Eye:
             return self.model.decoder.decode(self.model.executor.infer(canvas, slot, window), placement), placement
 
 
-def _files(asked: list[Path]) -> Iterator[Path]:
+def picture_files(asked: list[Path]) -> Iterator[Path]:
     """The files in their order; a folder stands for the images in it. Raises ConfigError for one without."""
     from lineside.errors import ConfigError
     from lineside.images import SUFFIXES
@@ -158,7 +167,7 @@ def _video(file: Path) -> Iterator[Shot]:
 # --- what is printed
 
 
-def _row(shot: Shot, seen: Seen, eye: Eye) -> dict[str, object]:
+def row_of(shot: Shot, seen: Seen, eye: Sight) -> dict[str, object]:
     """One picture as `--jsonl` prints it."""
     from lineside.records import AnomalyMap, Classification
     from lineside.vision.decode import findings
@@ -196,7 +205,7 @@ def _as_json(row: dict[str, object]) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def _as_text(row: dict[str, object]) -> str:
+def as_text(row: dict[str, object]) -> str:
     where = f"{row['file']}" + (f" frame {row['frame']}" if "frame" in row else "")
     unproven = " [unproven]" if "unproven" in row else ""
     if "score" in row:
@@ -215,7 +224,7 @@ def _as_text(row: dict[str, object]) -> str:
 # --- what is drawn
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     from lineside.errors import ConfigError
 
     try:
@@ -224,7 +233,7 @@ def _make_folder(folder: Path) -> None:
         raise ConfigError(f"--draw {folder}: cannot be made: {error.strerror}") from error
 
 
-def _tell_undrawable(labels: tuple[str, ...]) -> None:
+def tell_undrawable(labels: tuple[str, ...]) -> None:
     from lineside.vision.letters import undrawable
 
     if names := undrawable(labels):
@@ -232,7 +241,7 @@ def _tell_undrawable(labels: tuple[str, ...]) -> None:
         print(f"lineside infer: no font here has the letters of {shown}: drawn as ?", file=sys.stderr)
 
 
-class _Pen:
+class Pen:
     """Writes annotated pictures into a folder, or nothing without one."""
 
     def __init__(self, folder: Path | None, keep_faces: bool) -> None:
@@ -240,7 +249,7 @@ class _Pen:
         self._keep_faces = keep_faces
         self._names: dict[str, Path] = {}  # two files of one name in different folders get different PNGs
 
-    def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: Eye) -> None:
+    def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: Sight) -> None:
         if self._folder is None:
             return
         import cv2
