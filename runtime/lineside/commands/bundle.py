@@ -1,4 +1,4 @@
-"""`lineside bundle new | show | golden | verify`: makes a bundle of a user's model; shows and tries one."""
+"""`lineside bundle new | show | compare | golden | verify`: makes a bundle of a user's model; shows and tries one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands import bundle_golden, bundle_try, describe
+from lineside.commands import bundle_compare, bundle_golden, bundle_try, describe
 
 if TYPE_CHECKING:
     from lineside.store.bundle import Bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="new | show | golden | verify")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="new | show | compare | golden | verify")
     new = verbs.add_parser("new", help="make a bundle out of a model file", description=_NEW)
     new.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .tflite or OpenVINO's .xml")
     new.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bundle_try.add_arguments(new)
     show = verbs.add_parser("show", help="print what a bundle holds")
     show.add_argument("bundle", metavar="DIR", help="folder of a model bundle, or the name of a shipped one")
+    bundle_compare.add_arguments(verbs)
     bundle_golden.add_arguments(verbs)
 
 
@@ -32,7 +33,12 @@ _NEW = "Makes a bundle, a folder that lineside runs. What is not said is guessed
 
 
 def run(args: argparse.Namespace) -> int:
-    verbs = {"new": new, "show": lambda args: show(args.bundle), **bundle_golden.VERBS}
+    verbs = {
+        "new": new,
+        "show": lambda args: show(args.bundle),
+        "compare": bundle_compare.compare,
+        **bundle_golden.VERBS,
+    }
     return verbs[args.verb](args)
 
 

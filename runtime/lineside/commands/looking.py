@@ -41,7 +41,7 @@ class Looker:
         self.least = 0.0
         spec = bundle.input_for(artefact)
         self._runtime: Backend
-        self._runtime, self.backend = _open(artefact, spec, backend)
+        self._runtime, self.backend = open_artefact(artefact, spec, backend)
         try:
             self._decoder = self._decoder_at(spec, bundle)
             every = replace(bundle.settings, min_score=0.0, nms_iou=1.0, max_findings=_MOST)
@@ -123,7 +123,8 @@ def _missing(artefact: Artefact) -> str:
     return "no runtime for it is installed: " + " or ".join(packages)
 
 
-def _open(artefact: Artefact, spec: InputSpec, backend: str) -> tuple[Backend, str]:
+def open_artefact(artefact: Artefact, spec: InputSpec, backend: str = "auto") -> tuple[Backend, str]:
+    """The file on a backend, and what that is called. Raises ConfigError or DeviceError."""
     name, _, device = backend.partition(":")
     if name == "auto":
         here = list(_here(artefact))
