@@ -78,6 +78,7 @@ class Sight(Protocol):
     backend: str
     settings: DecodeSettings
     least: float  # scores below it are not listed
+    unproven: str  # why nobody knows that the answers are right on this machine; "" where they are proved
 
 
 class Eye:
@@ -106,6 +107,7 @@ class Eye:
         self.settings = self.model.settings
         self.least = min_score or 0.0
         self.runtime = self.model.executor.backend
+        self.unproven = self.model.proof.told if self.model.proof.state == "unproven" else ""
 
     def look(self, image: Image) -> Seen:
         return self.model.see(image)
@@ -176,8 +178,8 @@ def row_of(shot: Shot, seen: Seen, eye: Sight) -> dict[str, object]:
     if shot.frame is not None:
         row["frame"] = shot.frame
     row["backend"] = eye.backend
-    if eye.model.proof.state == "unproven":
-        row["unproven"] = eye.model.proof.told
+    if eye.unproven:
+        row["unproven"] = eye.unproven
     match seen:
         case AnomalyMap():
             threshold = eye.settings.threshold

@@ -39,6 +39,7 @@ class Looker:
         self.bundle, self.artefact = bundle, artefact
         self.settings = bundle.settings
         self.least = 0.0
+        self.unproven = ""  # whoever looks at the drawings says whether the answers are right
         spec = bundle.input_for(artefact)
         self._runtime: Backend
         self._runtime, self.backend = open_artefact(artefact, spec, backend)
