@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lineside.cli import main
 from lineside.errors import ConfigError
+from lineside.records import Detections
+from lineside.store.bundle import open_bundle
 from lineside.store.labels import Labels, parse_labels, read_labels
+from lineside.vision.decode import findings
 
 
 def names(text: str, file: str = "labels.txt") -> tuple[str, ...]:
@@ -149,3 +154,53 @@ def test_names_of_any_script_survive_and_quotes_go() -> None:
 
 def test_a_packed_list_of_lines_is_read_as_it_was_before(tmp_path: Path) -> None:
     assert parse_labels(b"0 person\n1 car\n", "labels.txt") == ("0 person", "1 car")
+
+
+def test_a_class_without_a_label_is_logged_once_and_named_by_its_number(caplog: pytest.LogCaptureFixture) -> None:
+    seen = Detections(np.zeros((2, 4), np.float32), np.float32([0.9, 0.8]), np.int32([0, 71]))
+    for _ in range(3):
+        assert [each.label for each in findings(seen, ("bright", "red", "blue"))] == ["bright", "class 71"]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "found class 71, but its bundle has 3 labels (0 to 2)" in told[0]
+
+
+# --- by `bundle new`
+
+CASES = Path(__file__).parent / "cases" / "models"
+
+
+def new(model: str, labels: Path, out: Path) -> int:
+    return main(["bundle", "new", str(CASES / model), "--labels", str(labels), "-o", str(out)])
+
+
+@pytest.mark.parametrize(("file", "first"), [("ltm.txt", "not a person"), ("data.yaml", "bright")])
+def test_the_shared_label_files_are_understood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, first: str
+) -> None:
+    assert new("external/y8.onnx", CASES / file, tmp_path / "made") == 0
+    assert open_bundle(tmp_path / "made").labels[0] == first
+    assert len(open_bundle(tmp_path / "made").labels) == 2
+    assert f"guessed labels 2 classes ({file} is" in capsys.readouterr().out
+
+
+def test_labels_numbered_from_one_are_read_as_the_model_has_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbered = tmp_path / "numbered.txt"
+    numbered.write_text("1 bright\n2 red\n")
+    assert new("external/y8.onnx", numbered, tmp_path / "made") == 0  # it has two classes, not three
+    assert open_bundle(tmp_path / "made").labels == ("bright", "red")
+    assert "class 0 is 'bright'" in capsys.readouterr().out
+    numbered.write_text("1 bright\n2 red\n4 blue\n")
+    assert new("external/y8.onnx", numbered, tmp_path / "other") == 78
+    assert "its class numbers begin at 1, and neither 3 classes from 0 and 5 with class 0" in capsys.readouterr().err
+
+
+def test_labels_that_are_not_as_many_as_the_models_own_names_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    assert new("y8_cjk.onnx", tmp_path / "three.txt", tmp_path / "made") == 78
+    said = capsys.readouterr().err
+    assert "3 labels" in said

@@ -5,7 +5,7 @@ Unlike `infer` it proves no golden pictures, since the question here is what the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,6 @@ import numpy as np
 
 from lineside.commands.model_facts import RUNTIMES
 from lineside.commands.signs import Look
-from lineside.commands.try_model import unfit
 from lineside.contracts import Backend, Decoder
 from lineside.errors import ConfigError
 from lineside.records import Artefact, Detections, Image, InputSpec, Placement, Seen, Tensor
@@ -86,6 +85,16 @@ class Looker:
             return decoder.decode(outputs, placement)
         except (IndexError, ValueError, TypeError) as error:
             raise unfit(Path(self.artefact.path), self.bundle.decode, outputs, error) from error
+
+
+def unfit(path: Path, decode: str, outputs: Sequence[Tensor], error: Exception) -> ConfigError:
+    """A decoder that took the outputs' shapes as the file says them could not read what came."""
+    came = ", ".join(f"{each.name} {each.raw.dtype} {list(each.raw.shape)}" for each in outputs)
+    batch = "" if all(each.raw.shape[:1] == (1,) for each in outputs) else ", whose first size is no batch of 1"
+    return ConfigError(
+        f"{path}: the decoder {decode} cannot read its outputs {came}{batch} ({error}): say --decode NAME for another "
+        "family (docs/models.md), or export the model with outputs that begin with a batch of 1"
+    )
 
 
 def open_once(bundle: Bundle) -> list[str]:

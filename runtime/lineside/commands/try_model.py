@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 
+from lineside.commands.looking import unfit
 from lineside.commands.model_facts import RUNTIMES, ModelFacts
 from lineside.contracts import Backend
 from lineside.errors import ConfigError
@@ -43,16 +41,6 @@ def try_model(
         return tuple(Tensor(each.name, each.raw.copy(), each.scale, each.zero_point) for each in outputs)
     finally:
         backend.close()
-
-
-def unfit(path: Path, decode: str, outputs: Sequence[Tensor], error: Exception) -> ConfigError:
-    """A decoder that took the outputs' shapes as the file says them could not read what came."""
-    came = ", ".join(f"{each.name} {each.raw.dtype} {list(each.raw.shape)}" for each in outputs)
-    batch = "" if all(each.raw.shape[:1] == (1,) for each in outputs) else ", whose first size is no batch of 1"
-    return ConfigError(
-        f"{path}: the decoder {decode} cannot read its outputs {came}{batch} ({error}): say --decode NAME for another "
-        "family (docs/models.md), or export the model with outputs that begin with a batch of 1"
-    )
 
 
 def kind_of_values(decode: str, outputs: tuple[Tensor, ...]) -> dict[str, str]:
