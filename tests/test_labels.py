@@ -69,6 +69,9 @@ ULTRALYTICS = "path: ../x\ntrain: images/train\nval: images/val\nnc: 2\nnames:\n
         ("coco.json", '{"images": [], "categories": [{"id": 0, "name": "bright"}, {"id": 1, "name": "red"}]}'),
         ("labels.json", '[{"name": "bright"}, {"name": "red"}]'),
         ("labels.txt", '["bright", "red"]'),
+        ("clsidx_to_labels.txt", "{0: 'bright',\n 1: 'red'}"),  # a Python dictionary
+        ("metadata.json", '{"tfjsVersion": "1.3", "labels": ["bright", "red"]}'),  # Teachable Machine
+        ("labels.txt", "classes:\n  - bright\n  - red\n"),
         ("classes.csv", "id,name\n1,red\n0,bright\n"),
         ("classes.csv", "index;mid;display_name\n0;/m/1;bright\n1;/m/2;red\n"),
         ("classes.csv", "label\nbright\nred\n"),

@@ -237,3 +237,21 @@ def test_outputs_without_a_batch_are_an_error_and_no_traceback(
     assert code in (0, 78)
     assert "Traceback" not in said
     assert code == 0 or "[100, 7]" in said
+
+
+def test_a_float_model_with_outside_weights_is_quantised_and_kept_whole(tmp_path: Path) -> None:
+    import cv2
+
+    shutil.copytree(CASES / "external", tmp_path / "there")
+    (tmp_path / "pictures").mkdir()
+    for number in range(8):
+        image = np.full((320, 320, 3), 60, np.uint8)
+        image[32 * number : 32 * number + 32, 96:128] = 255
+        image[192:224, 32 * number : 32 * number + 32] = (0, 0, 255)
+        cv2.imwrite(str(tmp_path / "pictures" / f"{number}.png"), image)
+    words = ("--labels", CASES / "l2.txt", "--images", tmp_path / "pictures", "--accept-flips", "--keep-float")
+    model = tmp_path / "there" / "y8.onnx"
+    assert main(["quantize", str(model), *map(str, words), "--backend", "onnxruntime", "-o", str(tmp_path / "q")]) == 0
+    made = open_bundle(tmp_path / "q")
+    assert {Path(each.path).name for each in made.artefacts} >= {"y8_fp32.onnx", "y8_int8.onnx"}
+    assert [path.name for path in (tmp_path / "q").glob("*.data")] == ["权重.data"]

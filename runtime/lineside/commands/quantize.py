@@ -302,12 +302,17 @@ def _pack(
     from dataclasses import replace
     from shutil import copyfile
 
+    from lineside.store.bundle import artefact_files
     from lineside.store.pack import pack
 
     artefacts = list(job.kept)
     for each in sources if args.keep_float else ():
         path = job.scratch / f"{job.stem}_fp32{each.path.suffix}"
         copyfile(each.path, path)
+        for part in artefact_files(each.path)[1:]:  # weights in other files, which the model names
+            beside = job.scratch / part.relative_to(each.path.parent)
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(part, beside)
         artefacts.append(replace(each.artefact, path=str(path)))
     bundle = pack(
         args.output,

@@ -6,6 +6,7 @@ CSV and TensorFlow's label maps. What is of such a form and cannot be understood
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -104,7 +105,9 @@ def _kind(content: str, suffix: str) -> str:
         return "XML or HTML"
     if re.match(r"(?:\w+\s*)?(?:item|entry)\s*:?\s*\{", begin):
         return "a label map"
-    if re.search(r"(?m)^(?:names|nc|id2label)\s*:", content) or begin.startswith(("---", "%YAML")):
+    if re.search(r"(?m)^(?:(?:names|nc|id2label)\s*:|(?:labels|classes)\s*:\s*(?:\[|$))", content) or begin.startswith(
+        ("---", "%YAML")
+    ):
         return "YAML"
     return ""
 
@@ -148,7 +151,10 @@ def _json(content: str) -> Mapping[int, str] | Sequence[str]:
     try:
         return _of_tree(json.loads(content))
     except ValueError as error:
-        raise _Unread(f"is damaged ({error})") from error
+        try:
+            return _of_tree(ast.literal_eval(content.strip()))  # Python's own way to write it: {0: 'a', 1: 'b'}
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise _Unread(f"is damaged ({error})") from error
 
 
 def _of_tree(tree: Any) -> Mapping[int, str] | Sequence[str]:

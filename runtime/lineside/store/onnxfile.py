@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -56,20 +57,26 @@ def read_head(path: Path) -> OnnxHead:
 def external_files(path: Path) -> tuple[Path, ...]:
     """The files beside an ONNX model that hold its weights, in the order of their names; none for most models.
 
-    Raises ConfigError when the file cannot be read, or a location leads out of the model's folder.
+    Raises ConfigError when a location leads out of the model's folder. Of a file that cannot be read it tells none:
+    whoever opens it as a model says what is wrong with it.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(b"location") < 0:  # an entry has this key, so a model without the word has none
-                return ()
-            found = sorted(set(_external(content, (0, len(content)), "model")))
-    except (OSError, ValueError):
-        return ()  # who opens it as a model says what is wrong with it
-    except _Malformed:
+        now = path.stat()
+        found = _locations(path, now.st_mtime_ns, now.st_size)
+    except (OSError, ValueError, _Malformed):
         return ()
     for location in found:
         _check_inside(path, location)
     return tuple(path.parent / location for location in found)
+
+
+@lru_cache(64)
+def _locations(path: Path, changed_ns: int, size: int) -> tuple[str, ...]:
+    """Of this state of the file: a start asks several times."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"location") < 0:  # an entry has this key, so a model without the word has none
+            return ()
+        return tuple(sorted(set(_external(content, (0, len(content)), "model"))))
 
 
 def _check_inside(path: Path, location: str) -> None:
