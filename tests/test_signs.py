@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineside.commands.signs import Look, input_sign, signs
+from lineside.commands.signs import Look, signs
 from lineside.records import AnomalyMap, Classification, Detections
 
 
@@ -79,9 +79,3 @@ def test_a_classifier_that_says_little_is_told() -> None:
     assert not sign.refutes
     same = [Classification(np.float32([0.9 - at / 100, 0.05, 0.05 + at / 100])) for at in range(8)]
     assert "number 0, is first on each of 8 pictures" in said(*same)
-
-
-def test_an_input_that_saturates_is_known_by_its_table() -> None:
-    pixel = np.arange(256)
-    assert input_sign([pixel, pixel // 16]) is None
-    assert "only 9 values" in str(input_sign(np.minimum(pixel, 8)))

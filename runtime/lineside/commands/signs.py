@@ -14,7 +14,6 @@ import numpy as np
 from lineside.records import AnomalyMap, Classification, Detections, Seen
 
 FEWEST_CANDIDATES = 16  # a model that lists fewer may well have all of them above the score
-FEWEST_INPUT_VALUES = 16  # of the 256 that a pixel can have
 _SLACK = 1e-3  # a quantised score of 1 may be 1.0004
 _SHOWN = 3
 
@@ -49,19 +48,6 @@ def signs(looks: Sequence[Look], labels: int) -> list[Sign]:
     maps = [(look, look.seen) for look in looks if isinstance(look.seen, AnomalyMap)]
     found = [*_of_boxes(detections, labels), *_of_classes(classes), *_of_maps(maps)]
     return sorted(found, key=lambda sign: not sign.refutes)
-
-
-def input_sign(table: Sequence[int] | np.ndarray) -> Sign | None:
-    """Of a quantised input: `table` holds the raw value for each of the 256 pixel values, a row a channel."""
-    rows = np.atleast_2d(np.asarray(table))
-    least = min(len(np.unique(row)) for row in rows)
-    if least >= FEWEST_INPUT_VALUES:
-        return None
-    return Sign(
-        f"all 256 pixel values become only {least} values of the quantised input",
-        "the normalisation is wrong: give --mean and --std as the model was trained "
-        "(--mean 0 --std 255 for 0 to 1; --mean 0 --std 1 for 0 to 255; --mean 127.5 --std 127.5 for -1 to 1)",
-    )
 
 
 def _of_boxes(looks: Sequence[tuple[Look, Detections]], labels: int) -> list[Sign]:
