@@ -89,6 +89,8 @@ def show(path: str) -> int:
 
 
 def _facts(bundle: Bundle) -> list[tuple[str, str]]:
+    from lineside.store.bundle import artefact_files
+
     spec, settings = bundle.input, bundle.settings
     size = f"{spec.width_px} x {spec.height_px}" if spec.width_px else f"any, padded to {spec.stride_px}"
     shown = ", ".join(bundle.labels[:5]) + (", ..." if len(bundle.labels) > 5 else "")
@@ -108,6 +110,6 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         lines.append(("golden", f"{len(bundle.golden.cases)} pictures"))
     for artefact in bundle.artefacts:
         path = Path(artefact.path)
-        size_mb = path.stat().st_size / 1e6
+        size_mb = sum(part.stat().st_size for part in artefact_files(path)) / 1e6
         lines.append(("artefact", f"{path.name}  {artefact.format} {artefact.precision}  {size_mb:.2f} MB"))
     return lines
