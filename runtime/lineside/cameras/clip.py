@@ -7,6 +7,7 @@ see the same times at any speed; with pace = "max_speed" it therefore runs ahead
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from lineside.cameras.lost import Watched, skipped
 from lineside.errors import ConfigError, DeviceError
 from lineside.images import read_image
 from lineside.images.folder import find
-from lineside.images.kinds import what_is
+from lineside.images.kinds import open_file, what_is
 from lineside.images.remarks import Remarks, shown
 from lineside.records import Captured, Image
 
@@ -139,16 +140,17 @@ class ClipCamera:
 
     def _video(self) -> Reader:
         try:
-            with self._path.open("rb"):
-                pass
+            descriptor = open_file(self._path)
         except OSError as error:
-            raise DeviceError(f"clip {self._path}: cannot be read: {error.strerror}") from error
+            raise DeviceError(f"clip {shown(self._path)}: cannot be read: {error.strerror}") from error
         try:
-            return Reader(str(self._path.absolute()))
+            return Reader(_encodable(self._path.absolute(), descriptor))
         except DeviceError as error:
             raise ConfigError(
-                f"path = '{self._path}': FFmpeg finds no video in it: empty, cut off, or another kind of file"
+                f"path = '{shown(self._path)}': FFmpeg finds no video in it: empty, cut off, or another kind of file"
             ) from error
+        finally:
+            os.close(descriptor)
 
     def _read_video(self, reader: Reader) -> Iterator[Shot]:
         stated, run = reader.pictures(), 0
@@ -210,6 +212,15 @@ class ClipCamera:
             if line not in self._told:
                 self._told.add(line)
                 log.warning("clip %s: %s", shown(self._path), line)
+
+
+def _encodable(path: Path, descriptor: int) -> str:
+    """The path, or the open file's own where the name is no UTF-8: OpenCV crashes on such a name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"/proc/self/fd/{descriptor}"
+    return str(path)
 
 
 def _natural(path: Path) -> list[list[tuple[int, str]]]:

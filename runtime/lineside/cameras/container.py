@@ -85,7 +85,7 @@ def _boxes(content: Bytes, at: int, limit: int) -> Iterator[tuple[bytes, int, in
             size, header = struct.unpack_from(">Q", content, at + 8)[0], 16
         elif size == 0:  # to the end of the file
             size = limit - at
-        if size < header or not name.isalnum() and not name.strip(b" \xa9").isalnum():
+        if size < header or (not name.isalnum() and not name.strip(b" \xa9").isalnum()):
             yield b"", at, len(content) + 1
             return
         yield name, at + header, at + size

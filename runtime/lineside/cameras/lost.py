@@ -14,7 +14,7 @@ _STEADY = 0.9  # share of the steps between pictures that are alike, in a video 
 
 @dataclass(slots=True)
 class Watched:
-    """One pass over a video; `stated` pictures are counted in the container or estimated from its length, 0: unknown."""
+    """One pass over a video; `stated`: the pictures that the container lists or its length lets expect, 0: unknown."""
 
     stated: int
     damaged: int = 0  # reported by FFmpeg and counted already

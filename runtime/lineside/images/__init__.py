@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lineside.errors import ConfigError
 from lineside.images import hear, jpeg, kinds, others
@@ -69,7 +71,7 @@ def decode(packed: bytes, path: str, remarks: Remarks | None = None) -> Image:
             )
 
 
-def _decode(kind: str, packed: bytes, path: str, remarks: Remarks | None) -> Image:
+def _decode(kind: str, packed: bytes, path: str, remarks: Remarks | None) -> NDArray[Any]:
     """Raises jpeg.Broken, with what is wrong and what to do."""
     if kind in ("RAW", "SVG", "Photoshop"):  # in some OpenCV finds a thumbnail
         raise jpeg.Broken(f"{kind}: OpenCV does not decode it: {_SAVE}")
@@ -99,7 +101,7 @@ def _decode(kind: str, packed: bytes, path: str, remarks: Remarks | None) -> Ima
     return pixels
 
 
-def _imdecode(packed: bytes) -> tuple[Image | None, list[str]]:
+def _imdecode(packed: bytes) -> tuple[NDArray[Any] | None, list[str]]:
     import cv2  # here: 0.1 s that commands without pictures need not pay
 
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
@@ -111,7 +113,7 @@ def _imdecode(packed: bytes) -> tuple[Image | None, list[str]]:
     return pixels, said
 
 
-def _scaled(pixels: np.ndarray, path: str, remarks: Remarks | None) -> Image:
+def _scaled(pixels: NDArray[Any], path: str, remarks: Remarks | None) -> Image:
     """16 bits to 8. The scale is the file's, not the picture's: else the same scene would change with its light."""
     import cv2
 

@@ -27,19 +27,22 @@ class Found:
     videos: list[Path] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)  # subfolders and files that cannot be opened, a message each
 
+    def passed(self) -> list[str]:
+        """A line on the videos, which no reader of a folder looks at."""
+        if not self.videos:
+            return []
+        return [f"{listed(self.videos, 'video')} in the folder: not looked at: name a video itself"]
+
     def told(self) -> list[str]:
         """What is not among the pictures, a line each, for people."""
-        lines = list(self.faults)
-        if self.videos:
-            lines.append(f"{listed(self.videos, 'video')} in the folder: not looked at: name videos one by one")
-        return lines
+        return [*self.faults, *self.passed()]
 
 
 def find(folder: Path, leave_out: Path | None = None) -> Found:
     """Raises OSError if the folder itself cannot be read; `leave_out` is a folder below it that is passed by."""
     found = Found()
     skipped = _identity(leave_out) if leave_out is not None else None
-    seen = {skipped} if skipped is not None else set()
+    seen = {skipped} if skipped is not None and skipped != _identity(folder) else set()
     for path in _files(folder, seen, found.faults):
         _put(path, found)
     found.pictures.sort()

@@ -82,7 +82,7 @@ def _segment(packed: bytes, start: int, marker: int, walk: _Walk) -> int:
     """Notes the segment at `start`; gives where the next may begin."""
     if start + 4 > len(packed):
         raise Broken("the file was cut short: copy it again")
-    end = start + 2 + struct.unpack_from(">H", packed, start + 2)[0]
+    end = start + 2 + int.from_bytes(packed[start + 2 : start + 4], "big")
     if end > len(packed):
         if not walk.scans:
             raise Broken("the file was cut short: copy it again")

@@ -110,7 +110,7 @@ def read_head(path: Path) -> bytes:
 
 
 def open_file(path: Path) -> int:
-    """A file descriptor of a regular file, for reading; OSError says what else it is. A named pipe is not waited for."""
+    """A file descriptor of a regular file, for reading; OSError says what else it is. Never waits for a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):

@@ -136,7 +136,7 @@ def _boxed(packed: bytes) -> tuple[int, int] | None:
 
 
 def _tiff(packed: bytes) -> Facts:
-    """The first directory (TIFF 6.0, section 2; BigTIFF); refused where it is a thumbnail, as cameras' raw files have."""
+    """The first directory (TIFF 6.0, section 2; BigTIFF); refused where it is the thumbnail of a raw file."""
     order = "<" if packed[:2] == b"II" else ">"
     big = 43 in packed[2:4]
     at = struct.unpack_from(order + ("Q" if big else "I"), packed, 8 if big else 4)[0]
