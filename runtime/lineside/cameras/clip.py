@@ -172,7 +172,7 @@ class ClipCamera:
             try:
                 self._structure = inspect(self._path)
             except OSError:  # gone meanwhile: what was decoded is all that is known
-                self._structure = Structure(is_known=False)
+                self._structure = Structure()
         self.counts["bad"] += skipped(watched, self._structure)
 
     # --- folder of images

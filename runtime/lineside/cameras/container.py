@@ -24,14 +24,15 @@ Bytes: TypeAlias = "mmap.mmap | bytes"
 class Structure:
     """`broken` places; `pictures` that the file holds, whole or not; `length_s` it is shown for; None: not known.
 
-    `is_counted`: the container lists its pictures, and FFmpeg reports each that it cannot decode.
+    `is_cut`: it ends before it says it does. `is_counted`: it lists its pictures, and FFmpeg reports each that it
+    cannot decode.
     """
 
     broken: int = 0
     pictures: int | None = None
     length_s: float | None = None
+    is_cut: bool = False
     is_counted: bool = False
-    is_known: bool = True
 
 
 def inspect(path: Path) -> Structure:
@@ -39,7 +40,7 @@ def inspect(path: Path) -> Structure:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         look = _looker(content[:4096])
         try:
-            return Structure(is_known=False) if look is None else look(content)
+            return Structure() if look is None else look(content)
         except (struct.error, IndexError, ValueError):  # a length or a table that the file does not hold
             return Structure(1)
 
@@ -73,7 +74,7 @@ def _mp4(content: Bytes) -> Structure:
         broken += end > len(content)
         if name == b"moov":
             length_s = _length_s(content, start, min(end, len(content)))
-    return Structure(broken, length_s=length_s, is_counted=True)
+    return Structure(broken, length_s=length_s, is_cut=broken > 0, is_counted=True)
 
 
 def _boxes(content: Bytes, at: int, limit: int) -> Iterator[tuple[bytes, int, int]]:
@@ -124,6 +125,7 @@ def _matroska(content: Bytes) -> Structure:
     """Elements of the segment and of its clusters; behind a broken one, on with the next cluster."""
     size = len(content)
     broken = pictures = 0
+    is_cut = False
     track, codec = 0, b""
     at = 0
     while at < size:
@@ -132,7 +134,7 @@ def _matroska(content: Bytes) -> Structure:
         except (IndexError, ValueError):
             name, start, end = 0, at, size
         if end > size:
-            broken += 1
+            broken, is_cut = broken + 1, True
             if name not in (_SEGMENT, _CLUSTER):
                 break
         if name in (_SEGMENT, _CLUSTER):  # into it
@@ -149,7 +151,7 @@ def _matroska(content: Bytes) -> Structure:
                 break
             continue
         at = end if end != _UNKNOWN else start
-    return Structure(broken, pictures or None)
+    return Structure(broken, pictures or None, is_cut=is_cut)
 
 
 def _element(content: Bytes, at: int) -> tuple[int, int, int]:
@@ -251,14 +253,15 @@ def _asf(content: Bytes) -> Structure:
         return Structure(1)
     size = struct.unpack_from("<Q", content, data + 16)[0]
     start, end = data + 50, min(data + size, len(content))
-    broken = int(data + size > len(content))
+    is_cut = data + size > len(content)
     flags = content[start:end:packet]
-    return Structure(broken + sum(each != flags[0] for each in flags))
+    return Structure(is_cut + sum(each != flags[0] for each in flags), is_cut=is_cut)
 
 
 def _program_stream(content: Bytes) -> Structure:
     """Packs and packets (ISO/IEC 13818-1, 2.5.3); behind a broken one, on with the next pack."""
     broken = at = 0
+    is_cut = False
     while at + 4 <= len(content):
         code = content[at + 3]
         if content[at : at + 3] != b"\0\0\x01":
@@ -270,12 +273,12 @@ def _program_stream(content: Bytes) -> Structure:
         else:
             end = at + 6 + struct.unpack_from(">H", content, at + 4)[0] if code > 0xB9 else 0
         if not end or end > len(content):
-            broken += 1
+            broken, is_cut = broken + 1, end > len(content)
             end = content.find(b"\0\0\x01\xba", at + 1)
             if end < 0:
                 break
         at = end
-    return Structure(broken)
+    return Structure(broken, is_cut=is_cut)
 
 
 def _transport_stream(content: Bytes, size: int, first: int) -> Structure:
@@ -300,7 +303,7 @@ def _transport_stream(content: Bytes, size: int, first: int) -> Structure:
         if not pictures:
             begins = mine[:, 1] & 0x40 != 0  # payload_unit_start_indicator
             pictures = _packets_of_video(content, places[pids == pid][begins & carries] * size + first)
-    return Structure(broken, pictures or None)
+    return Structure(broken, pictures or None, is_cut=len(content) % size != 0)
 
 
 def _packets_of_video(content: Bytes, places: NDArray[np.int64]) -> int:

@@ -24,8 +24,9 @@ class Watched:
 def skipped(watched: Watched, structure: Structure) -> int:
     """Pictures that are lost to damage beside `watched.damaged`.
 
-    A gap in time counts only if the container shows damage, or holds more pictures than were decoded: cameras drop
-    pictures and vary their rate. At a constant rate the gaps tell how many were lost, else the containers' counts.
+    Cameras drop pictures and vary their rate: where the container counts its pictures, a gap in time is damage only if
+    they are more than were decoded, or the container itself is broken. At a constant rate the gaps then tell how many
+    pictures were lost; at a variable rate the counts do, or the number of broken places: at least so many.
     """
     good = len(watched.times_s)
     if not good:
@@ -46,5 +47,5 @@ def skipped(watched: Watched, structure: Structure) -> int:
     if not steady:
         return max(undecoded, structure.broken)
     gaps = int(np.maximum(0, np.round(steps_s / period_s) - 1).sum()) + tail
-    lost = max(0, min(unseen, gaps - watched.damaged))
-    return lost if structure.broken or structure.is_counted or not structure.is_known else min(lost, undecoded)
+    lost = max(int(structure.is_cut), min(unseen, gaps - watched.damaged))
+    return min(lost, undecoded) if structure.pictures is not None and not structure.broken else lost

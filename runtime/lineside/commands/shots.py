@@ -89,5 +89,5 @@ def _video(file: Path) -> Iterator[Shot]:
         camera.close()
     if bad := camera.counts["bad"]:
         raise DeviceError(
-            f"video {shown(file)}: at least {bad} pictures in it are damaged: the others, {number}, were looked at"
+            f"video {shown(file)}: damaged pictures in it, at least {bad}: the others, {number}, were looked at"
         )

@@ -51,10 +51,10 @@ def find(folder: Path, leave_out: Path | None = None) -> Found:
 
 
 def _files(folder: Path, seen: set[tuple[int, int]], faults: list[str]) -> Iterator[Path]:
-    """Every file of the folder and below; of links that lead in a circle each folder is walked once."""
-    waiting = [folder]
-    while waiting:
-        at = waiting.pop()
+    """Every file of the folder and below. Each folder is walked once, under its own name before that of a link."""
+    waiting, links = [folder], list[Path]()
+    while waiting or links:
+        at = waiting.pop() if waiting else links.pop(0)
         identity = _identity(at)
         if identity in seen:
             continue
@@ -74,7 +74,9 @@ def _files(folder: Path, seen: set[tuple[int, int]], faults: list[str]) -> Itera
                 is_folder = entry.is_dir()
             except OSError:  # a link to itself
                 is_folder = False
-            if is_folder:
+            if is_folder and entry.is_symlink():
+                links.append(at / entry.name)
+            elif is_folder:
                 below.append(at / entry.name)
             else:
                 yield at / entry.name
