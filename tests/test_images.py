@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -384,3 +385,41 @@ def test_a_name_of_any_bytes_is_told_in_one_line_of_text(tmp_path: Path) -> None
     assert "/caf\\udce9\\n.png: the file is empty" in str(caught.value)
     str(caught.value).encode()
     assert shown("数 части é.png") == "数 части é.png"
+
+
+def test_a_gif_is_read_or_named_and_is_refused_when_its_first_picture_is_cut_short(tmp_path: Path) -> None:
+    packed, remarks = (FOREIGN / "two.gif").read_bytes(), Remarks()
+    if re.search(r"^\s+GIF:\s+YES", cv2.getBuildInformation(), re.MULTILINE):
+        read = read_image(put(tmp_path / "a.bin", packed), remarks)
+        assert np.abs(read.astype(int) - cv2.resize(read_image(FOREIGN / "sq.png"), (160, 160))).mean() < 8
+        assert "a.bin: holds several pictures: only the first is looked at" in remarks.lines()[0]
+    else:
+        with pytest.raises(ConfigError, match=r"a\.bin: GIF: OpenCV .* does not decode it: save it as JPEG or PNG"):
+            read_image(put(tmp_path / "a.bin", packed), remarks)
+    for at in (15, 100, len(packed) // 3):
+        with pytest.raises(ConfigError, match=r"a\.gif: the file was cut short"):
+            read_image(put(tmp_path / "a.gif", packed[:at]))
+
+
+def test_the_first_of_several_pages_is_read_with_a_remark(tmp_path: Path) -> None:
+    remarks = Remarks()
+    assert cv2.imwritemulti(str(tmp_path / "pages.tiff"), [scene(), scene() // 2])
+    assert np.array_equal(read_image(tmp_path / "pages.tiff", remarks), scene())
+    assert "holds several pictures: only the first is looked at" in remarks.lines()[0]
+    assert read_image(write(tmp_path / "page.tiff", scene()), quiet := Remarks()).shape == (40, 60, 3)
+    assert quiet.lines() == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"P6\n20000 20000\n255\n",
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 54, 40, 20_000, 20_000, 1, 24, 1, 0, 0, 0, 0, 0),
+        b"GIF89a" + struct.pack("<HHBBB", 20_000, 20_000, 0, 0, 0) + b",\0\0\0\0\0\0\0\0\0\x08\x01\0\0;",
+        b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x16ihdr" + struct.pack(">II", 20_000, 20_000) + bytes(6),
+    ],
+    ids=["ppm", "bmp", "gif", "jp2"],
+)
+def test_a_small_file_that_would_take_a_gigabyte_is_refused(tmp_path: Path, head: bytes) -> None:
+    with pytest.raises(ConfigError, match="20000 x 20000 pixels: at most 268 million"):
+        read_image(put(tmp_path / "bomb", head + bytes(100)))

@@ -30,7 +30,7 @@ class Facts:
 
 def read(kind: str, packed: bytes) -> Facts:
     """Raises Broken for a file that is damaged or ends before its picture."""
-    reader = {"PNG": _png, "BMP": _bmp, "GIF": _gif, "TIFF": _tiff, "WebP": _webp}.get(kind)
+    reader = {"PNG": _png, "BMP": _bmp, "GIF": _gif, "TIFF": _tiff, "WebP": _webp, "PNM": _pnm}.get(kind)
     try:
         if reader is not None:
             return reader(packed)
@@ -123,6 +123,12 @@ def _webp(packed: bytes) -> Facts:
         case _:
             width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", packed, 26))
     return Facts(packed, (width, height), max(1, packed.count(b"ANMF")) if packed[12:16] == b"VP8X" else 1)
+
+
+def _pnm(packed: bytes) -> Facts:
+    """The decoder notices itself where pixels are missing."""
+    found = re.match(rb"P[1-6](?:\s+|\s*#[^\n]*\n)+(\d{1,9})\s+(\d{1,9})\s", packed)
+    return Facts(packed, (int(found[1]), int(found[2])) if found else None)
 
 
 def _boxed(packed: bytes) -> tuple[int, int] | None:
