@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jsonl", action="store_true", help="one JSON object a picture")
     parser.add_argument("--draw", type=Path, metavar="OUTDIR", help="write annotated PNGs there, faces blurred")
     parser.add_argument("--keep-faces", action="store_true", help="with --draw: don't blur the faces that are found")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, videos, or folders of images")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, videos, folders of images")
 
 
 def run(args: argparse.Namespace) -> int:
