@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from lineside.errors import ConfigError
-from lineside.images import read_image
+from lineside.images import decode, read_image
 from lineside.images.hear import overhear
 from lineside.images.remarks import Remarks, shown
 
@@ -285,6 +287,35 @@ def test_lines_of_others_pass_while_a_decoder_is_listened_to(capfd: pytest.Captu
         os.write(2, b"a line of the daemon's\nCorrupt JPEG data: premature end of data segment\nand another\n")
     assert said == ["Corrupt JPEG data: premature end of data segment"]
     assert capfd.readouterr().err == "a line of the daemon's\nand another\n"
+
+
+def test_damage_is_heard_and_no_line_is_lost_while_other_threads_write(capfd: pytest.CaptureFixture[str]) -> None:
+    whole, stop, written = jpeg(textured(), BASELINE), threading.Event(), 0
+
+    def write_on() -> None:
+        nonlocal written
+        while not stop.is_set():
+            os.write(2, b"%06d\n" % written)
+            written += 1
+
+    def look() -> int:
+        refused = 0
+        for _ in range(25):
+            assert decode(whole, "whole.jpg").shape == (240, 320, 3)
+            with pytest.raises(ConfigError):
+                decode(whole[: len(whole) // 2], "half.jpg")
+            refused += 1
+        return refused
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    with ThreadPoolExecutor(3) as pool:
+        assert [each.result() for each in [pool.submit(look) for _ in range(3)]] == [25] * 3
+    stop.set()
+    writer.join()
+    with overhear():
+        pass  # hands on what was written at the very end
+    assert sorted(capfd.readouterr().err.split()) == [f"{number:06d}" for number in range(written)]
 
 
 # --- other formats

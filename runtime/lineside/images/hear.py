@@ -8,6 +8,7 @@ time of one decode; lines that other threads write meanwhile are passed on.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import re
@@ -21,25 +22,47 @@ _OURS = re.compile(
     r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Unknown Adobe color|Warning: unknown JFIF|"
     r"Invalid (?:SOS|crop)|libpng (?:warning|error)|iCCP|\[ *(?:ERROR|WARN|INFO):\d+@|TIFF\w*: |\s*$"
 )
-_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|.*(?:TIFF_Error|OpenJPEG2000)")
+_DAMAGE = re.compile(r"Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|TIFF_Error|OpenJPEG2000")
 _lock = Lock()
-_memory: list[int] = []  # the descriptor, once it is needed
+
+
+class _Ear:
+    """A file in memory that takes the place of standard error; `passed` bytes of it are dealt with."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("lineside-decoders", os.MFD_CLOEXEC)
+        fcntl.fcntl(self.descriptor, fcntl.F_SETFL, os.O_APPEND)  # writes of several threads stay whole
+        self.passed = 0
+
+    def take(self) -> bytes:
+        """What was written since the last call."""
+        written = os.pread(self.descriptor, os.fstat(self.descriptor).st_size - self.passed, self.passed)
+        self.passed += len(written)
+        return written
+
+    def clear(self) -> None:
+        os.ftruncate(self.descriptor, 0)
+        self.passed = 0
+
+
+@functools.cache
+def _ear(process: int) -> _Ear:
+    """One for each process: a forked child would write into its parent's."""
+    return _Ear()
 
 
 @contextlib.contextmanager
 def overhear() -> Iterator[list[str]]:
     """Fills the list with what decoders said, when the block ends. One thread at a time."""
     with _lock:
-        if not _memory:
-            _memory.append(os.memfd_create("lineside-decoders", os.MFD_CLOEXEC))
-        memory = _memory[0]
-        os.ftruncate(memory, 0)
-        os.lseek(memory, 0, os.SEEK_SET)
+        ear = _ear(os.getpid())
+        late = ear.take()  # by a thread that was just writing when the block before ended
+        ear.clear()
         try:
             kept = os.dup(_STDERR)
         except OSError:  # a process without standard error
             kept = -1
-        os.dup2(memory, _STDERR)
+        os.dup2(ear.descriptor, _STDERR)
         said: list[str] = []
         try:
             yield said
@@ -49,7 +72,7 @@ def overhear() -> Iterator[list[str]]:
             else:
                 os.dup2(kept, _STDERR)
                 os.close(kept)
-            others = _sort(os.pread(memory, 1 << 20, 0), said)
+            others = late + _sort(ear.take(), said)
             if others and kept >= 0:
                 with contextlib.suppress(OSError):
                     os.write(_STDERR, others)
@@ -60,7 +83,7 @@ def _sort(written: bytes, said: list[str]) -> bytes:
     others = b""
     for line in written.splitlines(keepends=True):
         text = line.decode(errors="replace").rstrip("\n")
-        if _OURS.match(text):
+        if _OURS.match(text) or _DAMAGE.search(text):  # others may write between a decoder's text and its line's end
             said.append(text)
         else:
             others += line
@@ -69,7 +92,7 @@ def _sort(written: bytes, said: list[str]) -> bytes:
 
 def damage(said: list[str]) -> str | None:
     """The first line that tells of damage. libjpeg prints only its first warning of a picture."""
-    return next((line for line in said if _DAMAGE.match(line)), None)
+    return next((line for line in said if _DAMAGE.search(line)), None)
 
 
 @functools.cache
