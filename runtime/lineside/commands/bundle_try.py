@@ -70,14 +70,14 @@ def read_trial(args: argparse.Namespace) -> Trial | None:
             if getattr(args, option) is not None:
                 raise ConfigError(f"--{option.replace('_', '-')}: is for --try PICTURE...: say which pictures")
         return None
-    from lineside.commands.infer import VIDEO_SUFFIXES, make_folder, picture_files
+    from lineside.commands.infer import make_folder
+    from lineside.commands.shots import Given
 
-    paths = []
-    for path in picture_files(args.tried):
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            print(f"lineside bundle new: {path}: is a video: --try takes pictures", file=sys.stderr)
-        else:
-            paths.append(path)
+    given = Given(args.tried, args.draw)
+    paths = [path for path in given.files if not given.is_video(path)]
+    videos = [f"{path}: is a video: --try takes pictures" for path in given.files if path not in paths]
+    for line in (*given.faults, *given.notes(), *videos):
+        print(f"lineside bundle new: {line}", file=sys.stderr)
     output = args.output.resolve()
     folder = args.draw or output.with_name(f"{output.name}-tried")
     make_folder(folder)
@@ -99,8 +99,9 @@ def _read(path: Path, told: bool = False) -> Image | None:
 
 def show(bundle: Bundle, trial: Trial) -> None:
     """Draws and prints what each picture shows. Raises ConfigError with the signs that refute the reading."""
-    from lineside.commands.infer import Pen, Shot, as_text, row_of, tell_undrawable
+    from lineside.commands.infer import Pen, as_text, row_of, tell_undrawable
     from lineside.commands.looking import Looker, runnable
+    from lineside.commands.shots import Shot
     from lineside.commands.signs import signs
 
     pen = Pen(trial.folder, trial.keep_faces)
