@@ -220,7 +220,7 @@ def test_new_says_what_it_guessed_and_how_to_say_otherwise(tmp_path: Path, capsy
     assert new(model, "--labels", label_file(tmp_path, "r", "g", "b"), "-o", tmp_path / "made") == 0
     said = capsys.readouterr().out
     assert "guessed decode = classify" in said
-    assert "--mean, --std says otherwise" in said
+    assert "--mean, --std overrides" in said
     assert "guessed scores = logit" in said
     made = open_bundle(tmp_path / "made")
     assert (made.name, made.task, made.decode, made.settings.scores) == ("made", "classify", "classify", "logit")
@@ -230,6 +230,7 @@ def test_new_says_what_it_guessed_and_how_to_say_otherwise(tmp_path: Path, capsy
 def test_what_the_user_says_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = classifier(tmp_path / "model.onnx")
     words = "--task classify --decode classify --color bgr --mean 0 --std 255 --resize stretch --scores probability"
+    words += " --filter area"
     labels = label_file(tmp_path, "r", "g", "b")
     assert new(model, "--labels", labels, *words.split(), "--name", "rgb", "-o", tmp_path / "made") == 0
     assert "guessed" not in capsys.readouterr().out
@@ -256,19 +257,6 @@ def test_notes_that_an_exporter_appended_to_a_tflite_file_are_read(data: Path, t
         archive.writestr("metadata.json", json.dumps({"task": "classify", "names": {"0": "nobody", "1": "someone"}}))
     assert new(model, "-o", tmp_path / "made") == 0
     assert open_bundle(tmp_path / "made").labels == ("nobody", "someone")
-
-
-def test_an_onnx_model_with_its_weights_in_another_file_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = onnx.load(str(classifier(tmp_path / "model.onnx")))
-    model.graph.initializer[0].CopyFrom(
-        onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32).repeat(400, 1), "weights")
-    )
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1200
-    onnx.save(model, str(tmp_path / "split.onnx"), save_as_external_data=True, location="split.onnx.data")
-    assert new(tmp_path / "split.onnx", "--labels", label_file(tmp_path, "a"), "-o", tmp_path / "made") == 78
-    assert "its weights are in another file, split.onnx.data" in capsys.readouterr().err
 
 
 def test_a_background_class_that_the_model_does_not_have_is_dropped(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lineside.cameras.clip import ClipCamera
+from lineside.cameras.container import inspect
 from lineside.errors import ConfigError
 from lineside.records import Captured
 
@@ -134,3 +136,71 @@ def test_a_paced_clip_keeps_to_the_clock_however_slow_its_reader_is(data: Path) 
                 pass
     offsets_ms = [(picture.captured_ns - begun_ns) / 1e6 - 10 * index for index, picture in enumerate(pictures)]
     assert max(offsets_ms) - min(offsets_ms) < 0.001
+
+
+# --- whole and damaged recordings of every container
+
+FOREIGN = Path(__file__).parent / "foreign_media"
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"),
+    [
+        *(("vfr.mkv", 12), ("vfr.webm", 12), ("gap.ts", 20)),
+        *(("phone.mp4", 20), ("dropped.avi", 20), ("vfr.flv", 20), ("vfr.wmv", 20), ("trimmed.mp4", 30)),
+        *((f"steady.{kind}", 50) for kind in ("mp4", "mkv", "webm", "ts", "avi", "flv", "wmv", "mpg")),
+    ],
+)
+def test_pictures_that_come_irregularly_are_not_damaged(name: str, pictures: int) -> None:
+    camera = ClipCamera(FOREIGN / name, pace="max_speed")
+    assert len(watch(camera)) == pictures
+    assert camera.counts == {"bad": 0}
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "webm", "ts", "avi", "wmv", "mpg"])
+def test_a_recording_that_is_overwritten_in_its_middle_is_damaged(kind: str, tmp_path: Path) -> None:
+    camera = ClipCamera(damaged(FOREIGN / f"steady.{kind}", tmp_path / f"a.{kind}", 0.5, 0.56), pace="max_speed")
+    lost = 50 - len(watch(camera))
+    assert lost > 0
+    assert camera.counts["bad"] == lost
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "webm", "ts", "avi", "flv", "wmv", "mpg"])
+def test_a_recording_that_is_cut_off_is_damaged(kind: str, tmp_path: Path) -> None:
+    content = (FOREIGN / f"steady.{kind}").read_bytes()
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(content[: int(len(content) * 0.6)])
+    camera = ClipCamera(path, pace="max_speed")
+    lost = 50 - len(watch(camera))
+    assert lost > 0
+    if kind in ("mp4", "mkv", "webm", "avi", "flv"):  # which say how long they are
+        assert camera.counts["bad"] == lost
+    assert camera.counts["bad"] > 0
+
+
+@pytest.mark.parametrize("name", ["phone.mp4", "vfr.flv", "vfr.wmv", "dropped.avi", "gap.ts"])
+def test_damage_is_told_from_a_variable_rate(name: str, tmp_path: Path) -> None:
+    path = FOREIGN / name
+    camera = ClipCamera(damaged(path, tmp_path / f"a{path.suffix}", 0.5, 0.56), pace="max_speed")
+    assert len(watch(camera)) < 20
+    assert camera.counts["bad"] > 0
+
+
+def test_a_packet_that_is_missing_from_a_transport_stream_is_damage_and_a_repeated_one_is_not(tmp_path: Path) -> None:
+    content = (FOREIGN / "steady.ts").read_bytes()
+    packets = [content[at : at + 188] for at in range(0, len(content), 188)]
+    middle = next(at for at in range(50, len(packets)) if packets[at][1:3] == b"\x01\x00")  # of the video, no start
+    for name, kept in (
+        ("less", packets[:middle] + packets[middle + 1 :]),
+        ("twice", packets[: middle + 1] + packets[middle:]),
+    ):
+        (tmp_path / name).write_bytes(b"".join(kept))
+    assert inspect(FOREIGN / "steady.ts").broken == 0
+    assert inspect(tmp_path / "less").broken == 1
+    assert inspect(tmp_path / "twice").broken == 0
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ConfigError, match=r"pipe\.mp4': is a named pipe, no file or folder"):
+        ClipCamera(tmp_path / "pipe.mp4")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lineside.records import Box, Finding, Image
 from lineside.vision.blur import blur_boxes
 from lineside.vision.draw import annotate, color_of, contact_sheet
+from lineside.vision.letters import drawable, undrawable
 
 
 def grey(width: int, height: int) -> Image:
@@ -148,3 +149,45 @@ def test_any_box_is_blurred_without_error(sides: tuple[float, float, float, floa
     assert (image == before).all()
     if x1 < 100 and x2 > 130 and y1 < 50 and y2 > 80:
         assert changed(image, out)[50:80, 100:130].mean() > 0.9
+
+
+# --- names of every script
+
+
+def letters(name: str) -> np.ndarray:
+    """Which pixels of its plate a name's letters cover."""
+    out = annotate(grey(640, 120), [Finding(name, 0, 0.5, (10, 60, 200, 110))]).astype(int)
+    plate = np.abs(out[:60] - color_of(name)).max(axis=2)
+    return (plate > 60) & changed(grey(640, 60), out[:60])
+
+
+@pytest.mark.parametrize(
+    "name", ["明亮", "红色", "Царапина", "ひっかき傷", "스크래치", "ρωγμή", "שריטה", "خدش", "pęknięcie"]
+)
+def test_names_are_drawn_in_their_own_letters_and_not_as_question_marks(name: str) -> None:
+    assert undrawable([name]) == []
+    assert "?" not in drawable(name)
+    assert letters(name).sum() > 20
+    assert not np.array_equal(letters(name), letters("?" * len(name)))
+
+
+def test_two_chinese_names_differ_on_the_picture_and_one_is_the_same_each_time() -> None:
+    assert not np.array_equal(letters("明亮"), letters("红色"))
+    assert np.array_equal(letters("明亮"), letters("明亮"))
+
+
+def test_hebrew_and_arabic_stand_in_the_order_that_is_read() -> None:
+    assert drawable("שריטה") == "הטירש"
+    assert drawable("part 5 שריטה x") == "part 5 הטירש x"
+    assert drawable("خدش 0.50") == "شدخ 0.50"
+    assert drawable("שתי מילים") == "םילימ יתש"
+
+
+def test_letters_that_no_font_has_are_told() -> None:
+    assert undrawable(["ขีดข่วน", "明亮", "what?", "é"]) == ["ขีดข่วน"]
+    assert drawable("ข") == "?"
+
+
+def test_a_long_name_is_cut_to_the_picture_whatever_its_script() -> None:
+    out = annotate(grey(160, 120), [Finding("明亮红色划痕" * 9, 0, 0.5, (10, 60, 90, 110))])
+    assert changed(grey(160, 120), out)[:, :150].any()

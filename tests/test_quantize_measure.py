@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lineside.quantize.graph import Block, Network
 from lineside.quantize.measure import Judge, Reading, Score, average_precision
-from lineside.quantize.pictures import load
+from lineside.quantize.pictures import find_pictures, load
 from lineside.quantize.ranges import Method, Ranges, entropy_limits
 from lineside.quantize.search import Bounds, Candidate, Found, search
 from lineside.records import AnomalyMap, Classification, DecodeSettings, Detections, InputSpec
@@ -94,12 +94,12 @@ def test_no_flip_in_few_pictures_shows_little() -> None:
 
 
 def test_no_picture_is_both_for_calibration_and_for_validation(tmp_path: Path) -> None:
-    paths = sorted(colour_pictures(tmp_path, 21).iterdir())
-    split = load(paths, SPEC, 100, 300)
+    found = find_pictures(colour_pictures(tmp_path, 21))
+    split = load(found, SPEC, 100, 300)
     ours, theirs = ({shot.path for shot in shots} for shots in (split.calibration, split.validation))
     assert (len(ours), len(theirs)) == (10, 11)
     assert not ours & theirs
-    again = load(paths, SPEC, 100, 300)
+    again = load(found, SPEC, 100, 300)
     assert [shot.path for shot in again.validation] == [shot.path for shot in split.validation]
 
 

@@ -75,6 +75,7 @@ class InputSpec:
     crop_fraction: float = 0.875  # with center_crop: the share of the shorter side that the crop keeps
     # inputs beside the picture that are the same for every frame, (name, values), such as the canvas's width and height
     constants: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    filter: Literal["linear", "area", "antialias", "bicubic"] = "linear"  # how a frame is scaled: docs/models.md
 
     def of(self, artefact: Artefact) -> InputSpec:
         """The input of this file of a bundle, whose layout may differ: TFLite exporters turn NCHW into NHWC."""

@@ -16,6 +16,7 @@ from lineside import registry
 from lineside.contracts import Backend
 from lineside.errors import ConfigError, DeviceError
 from lineside.hal.pixels import quantised_table
+from lineside.hal.processor import saturates_int8
 from lineside.records import Artefact, Image, InputSpec, TensorSpec
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -93,7 +94,8 @@ def by_openvino(path: str, feed: Callable[[TensorSpec], NDArray[Any]]) -> list[N
     model = openvino.Core().read_model(path)
     # the scales of raw inputs are known to LiteRT only
     spec = _litert_input(_litert(path)) if path.endswith(".tflite") else TensorSpec("", (), "float32")
-    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    exact = {"LP_TRANSFORMS_MODE": "NO"} if saturates_int8() else {}
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **exact})
     return [np.array(value) for value in compiled(feed(spec)).values()]
 
 

@@ -6,6 +6,8 @@ see the same times at any speed; with pace = "max_speed" it therefore runs ahead
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,9 +15,17 @@ from pathlib import Path
 from threading import Event
 from typing import Literal, TypeAlias
 
+from lineside.cameras.container import Structure, inspect
 from lineside.cameras.ffmpeg import Reader, prepare
+from lineside.cameras.lost import Watched, skipped
 from lineside.errors import ConfigError, DeviceError
+from lineside.images import read_image
+from lineside.images.folder import find
+from lineside.images.kinds import open_file, what_is
+from lineside.images.remarks import Remarks, shown
 from lineside.records import Captured, Image
+
+log = logging.getLogger(__name__)
 
 FOLDER_FPS = 10.0
 DECODE_SHARE = 0.25  # of the time between two pictures is left for decoding the next, when paced
@@ -43,14 +53,19 @@ class ClipCamera:
         self._fps = fps
         self._closing = Event()
         self._reader: Reader | None = None
+        self._structure: Structure | None = None  # of the video file, looked at once
         self._shots: Iterator[Shot] = iter(())
         self._period_s = 1 / FOLDER_FPS
         self._shown_ns = 0  # when the picture before was due
+        self._unopened = 0  # subfolders and files of the folder
+        self._told: set[str] = set()
         self.counts: dict[str, int] = {"bad": 0}
         if not self._path.exists():
             raise ConfigError(f"path = '{path}': no such file or folder")
-        if self._path.is_dir() and not self._pictures():
-            raise ConfigError(f"path = '{path}': the folder has no image file")
+        if self._path.is_dir():
+            self._list()
+        elif not self._path.is_file():
+            raise ConfigError(f"path = '{path}': is a {what_is(self._path.stat().st_mode)}, no file or folder")
         prepare()
 
     def open(self) -> None:
@@ -125,62 +140,91 @@ class ClipCamera:
 
     def _video(self) -> Reader:
         try:
-            with self._path.open("rb"):
-                pass
+            descriptor = open_file(self._path)
         except OSError as error:
-            raise DeviceError(f"clip {self._path}: cannot be read: {error.strerror}") from error
+            raise DeviceError(f"clip {shown(self._path)}: cannot be read: {error.strerror}") from error
         try:
-            return Reader(str(self._path.absolute()))
+            return Reader(_encodable(self._path.absolute(), descriptor))
         except DeviceError as error:
             raise ConfigError(
-                f"path = '{self._path}': FFmpeg finds no video in it: empty, cut off, or another kind of file"
+                f"path = '{shown(self._path)}': FFmpeg finds no video in it: empty, cut off, or another kind of file"
             ) from error
+        finally:
+            os.close(descriptor)
 
     def _read_video(self, reader: Reader) -> Iterator[Shot]:
-        stated, good, damaged, run = reader.pictures(), 0, 0, 0
-        missed, shown_s = 0, 0.0  # by the gaps between timestamps
-        period_s = 1 / (reader.fps() or UNKNOWN_FPS)
-        while not self._closing.is_set() and run <= max(DAMAGED_IN_A_ROW, stated - good):
+        stated, run = reader.pictures(), 0
+        watched = Watched(stated)
+        while not self._closing.is_set() and run <= max(DAMAGED_IN_A_ROW, stated - len(watched.times_s)):
             image = reader.retrieve() if reader.grab() else None
             if image is None:
                 run += 1  # a damaged packet, or the end: only reading on tells
                 continue
             self.counts["bad"] += run
-            damaged, good, run = damaged + run, good + 1, 0
+            watched.damaged, run = watched.damaged + run, 0
             position_s = reader.position_s()
-            if good > 1:
-                missed += max(0, round((position_s - shown_s) / period_s) - 1)
-            shown_s = position_s
+            watched.times_s.append(position_s)
             yield position_s, image
             del image
-        # some containers skip damaged pictures without a word: believe count and timestamps only where both miss some
-        tail = max(0, stated - 1 - round(shown_s / period_s)) if good else stated
-        self.counts["bad"] += max(0, min(stated - good, missed + tail) - damaged)
+        if self._closing.is_set():
+            return
+        if self._structure is None:
+            try:
+                self._structure = inspect(self._path)
+            except OSError:  # gone meanwhile: what was decoded is all that is known
+                self._structure = Structure()
+        self.counts["bad"] += skipped(watched, self._structure)
 
     # --- folder of images
 
-    def _pictures(self) -> list[Path]:
-        from lineside.images import SUFFIXES
-
-        found = (path for path in self._path.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-        return sorted(
-            found,
-            key=lambda path: [
-                (int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", path.name)
-            ],
-        )
+    def _list(self) -> list[Path]:
+        """The pictures of the folder and below, as a person would order their names. Raises ConfigError."""
+        try:
+            found = find(self._path)
+        except OSError as error:
+            raise ConfigError(f"path = '{self._path}': cannot be read: {error.strerror}") from error
+        if not found.pictures:
+            raise ConfigError(f"path = '{self._path}': the folder has no image file", *found.told())
+        self._tell(found.told())
+        self._unopened = len(found.faults)
+        return sorted(found.pictures, key=_natural)
 
     def _read_folder(self) -> Iterator[Shot]:
-        from lineside.images import read_image
-
         try:
-            pictures = self._pictures()
-        except OSError as error:
-            raise DeviceError(f"clip {self._path}: cannot be read: {error.strerror}") from error
+            pictures = self._list()
+        except ConfigError as error:
+            raise DeviceError(f"clip {self._path}: {error}") from error
+        self.counts["bad"] += self._unopened
+        remarks = Remarks()
         for index, path in enumerate(pictures):
             try:
-                image = read_image(path)
-            except ConfigError:
+                image = read_image(path, remarks)
+            except ConfigError as error:
                 self.counts["bad"] += 1
+                self._tell([str(error)])
                 continue
             yield index * self._period_s, image
+        self._tell(remarks.lines())
+
+    def _tell(self, lines: list[str]) -> None:
+        """Each once, however often the clip is looped."""
+        for line in lines:
+            if line not in self._told:
+                self._told.add(line)
+                log.warning("clip %s: %s", shown(self._path), line)
+
+
+def _encodable(path: Path, descriptor: int) -> str:
+    """The path, or the open file's own where the name is no UTF-8: OpenCV crashes on such a name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"/proc/self/fd/{descriptor}"
+    return str(path)
+
+
+def _natural(path: Path) -> list[list[tuple[int, str]]]:
+    """part2 before part10, folder by folder."""
+    return [
+        [(int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", part)] for part in path.parts
+    ]

@@ -43,6 +43,15 @@ class _OptionsGate:
 _gate = _OptionsGate()
 
 
+def _quieten(cv2: Any) -> None:
+    """No warnings of OpenCV on standard error; where the call is depends on its version, some have none."""
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is not None:
+        logging.setLogLevel(logging.LOG_LEVEL_ERROR)
+    elif hasattr(cv2, "setLogLevel"):  # 4.x
+        cv2.setLogLevel(2)  # LOG_LEVEL_ERROR of core/utils/logger.defines.hpp
+
+
 class Reader:
     """One open video. `read` and `position_s` belong to one thread; `close` may come from any."""
 
@@ -52,7 +61,7 @@ class Reader:
         """Raises DeviceError if FFmpeg cannot make a video out of `source` (the message does not repeat it)."""
         import cv2
 
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        _quieten(cv2)
         self._cv2 = cv2
         self._reading = Lock()
         self._closed = False

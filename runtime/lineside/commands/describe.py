@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mean", type=_numbers, metavar="R,G,B", help="value = (pixel - mean) / std, pixel 0 to 255")
     parser.add_argument("--std", type=_numbers, metavar="R,G,B")
     parser.add_argument("--resize", choices=("letterbox", "letterbox_top_left", "stretch", "center_crop", "pad"))
+    parser.add_argument(
+        "--filter",
+        choices=("linear", "area", "antialias", "bicubic"),
+        help="by which pictures are scaled: linear and area as OpenCV; antialias and bicubic as Pillow and torchvision",
+    )
     parser.add_argument("--pad-value", type=int, metavar="0..255")
     parser.add_argument("--crop-fraction", type=float, metavar="0..1", help="of the shorter side, for center_crop")
     parser.add_argument("--min-score", type=float, metavar="S")
@@ -77,7 +82,7 @@ class Described:
 
     def told(self) -> list[str]:
         """A line for each assumption."""
-        return [f"guessed {what} ({why}); {option} says otherwise" for what, why, option in self.guesses]
+        return [f"guessed {what} ({why}); {option} overrides" for what, why, option in self.guesses]
 
     def for_pack(self, args: argparse.Namespace) -> dict[str, Any]:
         """The arguments of `pack`, but for the artefacts."""
@@ -101,25 +106,28 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
     """
     from lineside.commands import guess
     from lineside.commands.choose_reading import check, choose
+    from lineside.commands.model_notes import METADATA
     from lineside.commands.readings import readings
     from lineside.errors import ConfigError
     from lineside.records import AnomalyMap
     from lineside.registry import names
-    from lineside.store.bundle import parse_labels
 
     if args.decode is not None and args.decode not in names("decoder"):
         raise ConfigError(f"--decode {args.decode}: unknown; known are {', '.join(names('decoder'))}")
     notes: list[Guess] = []
     labels: tuple[str, ...] = ()
     if args.labels is not None:
-        try:
-            text = args.labels.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"--labels {args.labels}: cannot be read: {error.strerror}") from error
-        labels = parse_labels(text, str(args.labels))
+        labels, note = _labels(facts, args)
+        notes += [note] if note else []
     if labels and args.decode in (None, "classify") and args.task in (None, "classify"):
         labels, note = guess.fit_labels(labels, facts.outputs)
         notes += [note] if note else []
+    if labels and facts.labels and facts.notes["labels"].source == METADATA and len(facts.labels) != len(labels):
+        raise ConfigError(
+            f"--labels {args.labels}: {len(labels)} labels, but the model's own metadata names {len(facts.labels)} "
+            f"classes ({', '.join(facts.labels[:4])}{', ...' if len(facts.labels) > 4 else ''}): correct the file, or "
+            "leave --labels out to take the model's"
+        )
     if args.decode and args.task not in (None, guess.task_of(args.decode)):
         raise ConfigError(f'--task {args.task}: the decoder {args.decode} gives "{guess.task_of(args.decode)}"')
     said = {key: value for key in SETTINGS if (value := getattr(args, key)) is not None}
@@ -146,9 +154,46 @@ def describe(facts: ModelFacts, others: list[ModelFacts], args: argparse.Namespa
     return Described(guess.task_of(decode), tried.labels, tried.input, decode, settings, tuple(notes))
 
 
+def _labels(facts: ModelFacts, args: argparse.Namespace) -> tuple[tuple[str, ...], Guess | None]:
+    """The names in the --labels file. Raises ConfigError where its numbers can be read in two ways that both fit."""
+    from lineside.commands.guess import Guess
+    from lineside.errors import ConfigError
+    from lineside.store.labels import read_labels
+
+    try:
+        text = args.labels.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--labels {args.labels}: cannot be read: {error.strerror}") from error
+    found = read_labels(text, str(args.labels))
+    names, how = found.names, f"{len(found.names)} classes"
+    if found.closed:
+        first = found.names.index(found.closed[0])
+        fits = [each for each in (found.names, found.closed) if _fit(facts, each, args)]
+        if len(fits) != 1:
+            raise ConfigError(
+                f"--labels {args.labels}: its class numbers begin at {first}, and {'both' if fits else 'neither'} "
+                f"{len(found.closed)} classes from 0 and {len(found.names)} with class 0 unused fit the model: write "
+                'the names alone, one a line, in class order ("n/a" for a class that is not used)'
+            )
+        names, how = fits[0], f"class 0 is {fits[0][0]!r}, as that fits the model"
+    unused = sum(name == "n/a" for name in names)
+    how += f", {unused} of them without a name" if unused and not found.closed else ""
+    return names, Guess(f"labels {how}", f"{args.labels.name} is {found.form}", "--labels") if found.form else None
+
+
+def _fit(facts: ModelFacts, labels: tuple[str, ...], args: argparse.Namespace) -> bool:
+    from lineside.vision.decode import fitting
+
+    if facts.labels:
+        return len(facts.labels) == len(labels)
+    fits = fitting(facts.outputs, labels, _sized(facts, args))
+    return args.decode in fits if args.decode else bool(fits)
+
+
 def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[InputSpec, list[Guess]]:
     """The guessed input with the user's own word over it; only what was truly guessed is reported."""
     from lineside.commands.guess import guess_constants, guess_input, guess_size
+    from lineside.commands.habits import guess_filter
     from lineside.errors import ConfigError
 
     if args.size is None:
@@ -158,9 +203,12 @@ def _input(facts: ModelFacts, decode: str, args: argparse.Namespace) -> tuple[In
         if facts.size_px not in (None, args.size):
             raise ConfigError("--size {}x{}: the model takes {}x{}".format(*args.size, *(facts.size_px or ())))
     spec, guesses = guess_input(facts, decode, size)
+    if size is not None:
+        chosen, how = guess_filter(facts, decode)
+        spec, guesses = replace(spec, filter=chosen), [*guesses, how]
     said = {
         key: value
-        for key in ("color", "mean", "std", "resize", "pad_value", "crop_fraction")
+        for key in ("color", "mean", "std", "resize", "filter", "pad_value", "crop_fraction")
         if (value := getattr(args, key)) is not None
     }
     options = {f"--{key}".replace("_", "-") for key in said}

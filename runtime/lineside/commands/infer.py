@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from lineside.commands.shots import Shot
     from lineside.proof import Prover
-    from lineside.records import Finding, Image, Placement, Seen
+    from lineside.records import DecodeSettings, Finding, Image, Placement, Seen
     from lineside.store.bundle import Bundle
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".wmv", ".mjpeg", ".h264")
 _ALL_CLASSES = 100  # a classifier with more lists only its best
 _BEST = 10
 _PROGRESS_S = 2.0
@@ -28,45 +27,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jsonl", action="store_true", help="one JSON object a picture")
     parser.add_argument("--draw", type=Path, metavar="OUTDIR", help="write annotated PNGs there, faces blurred")
     parser.add_argument("--keep-faces", action="store_true", help="with --draw: don't blur the faces that are found")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, videos, or folders of images")
-
-
-class Shot(NamedTuple):
-    """One picture of a file; `frame` counts from 0 in videos."""
-
-    file: Path
-    frame: int | None
-    image: Image
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, videos, folders of images")
 
 
 def run(args: argparse.Namespace) -> int:
     from lineside.commands.measuring import prover
+    from lineside.commands.shots import Given
     from lineside.errors import ConfigError, LinesideError
     from lineside.store.bundle import open_bundle
 
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         raise ConfigError(f"--min-score {args.min_score:g}: must be between 0 and 1")
     if args.draw is not None:
-        _make_folder(args.draw)
+        make_folder(args.draw)
+    given = Given(args.files, args.draw)
     eye = Eye(open_bundle(args.bundle), args.backend, args.min_score, prover=None if args.unproven else prover())
-    pen = _Pen(args.draw, args.keep_faces)
-    show = _as_json if args.jsonl else _as_text
+    pen = Pen(args.draw, args.keep_faces)
+    if args.draw is not None:
+        tell_undrawable(eye.bundle.labels)
+    show = _as_json if args.jsonl else as_text
     progress = _Progress()
-    failed = 0
-    for file in _files(args.files):
+    failed = len(given.faults)
+    for line in given.faults:
+        print(f"lineside infer: {line}", file=sys.stderr)
+    for file in given.files:
         try:
-            for shot in _shots(file):
+            for shot in given.shots(file):
                 seen, placement = eye.see(shot.image)
-                print(show(_row(shot, seen, eye)))
+                print(show(row_of(shot, seen, eye)))
                 pen.draw(shot, seen, placement, eye)
                 progress.step(shot)
         except LinesideError as error:
             failed += 1
             sys.stdout.flush()
             print(f"lineside infer: {error}", file=sys.stderr, flush=True)
+    for line in given.notes():
+        print(f"lineside infer: {line}", file=sys.stderr)
     if failed:
         print(f"lineside infer: {failed} of the files failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+class Sight(Protocol):
+    """Who looked at a picture: what is printed and drawn of it needs this of them."""
+
+    bundle: Bundle
+    backend: str
+    settings: DecodeSettings
+    least: float  # scores below it are not listed
+    unproven: str  # why nobody knows that the answers are right on this machine; "" where they are proved
 
 
 class Eye:
@@ -95,6 +104,7 @@ class Eye:
         self.settings = self.model.settings
         self.least = min_score or 0.0
         self.runtime = self.model.executor.backend
+        self.unproven = self.model.proof.told if self.model.proof.state == "unproven" else ""
 
     def look(self, image: Image) -> Seen:
         return self.model.see(image)
@@ -106,57 +116,10 @@ class Eye:
             return self.model.decoder.decode(self.model.executor.infer(canvas, slot, window), placement), placement
 
 
-def _files(asked: list[Path]) -> Iterator[Path]:
-    """The files in their order; a folder stands for the images in it. Raises ConfigError for one without."""
-    from lineside.errors import ConfigError
-    from lineside.images import SUFFIXES
-
-    for path in asked:
-        if path.is_dir():
-            found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
-            if not found:
-                raise ConfigError(f"{path}: no picture in this folder: name files, or a folder of pictures")
-            yield from found
-        else:
-            yield path
-
-
-def _shots(file: Path) -> Iterator[Shot]:
-    """The pictures of a file. Raises ConfigError or DeviceError."""
-    if file.suffix.lower() in VIDEO_SUFFIXES:
-        yield from _video(file)
-        return
-    from lineside.images import read_image
-
-    yield Shot(file, None, read_image(file))
-
-
-def _video(file: Path) -> Iterator[Shot]:
-    from lineside.errors import ConfigError, DeviceError
-    from lineside.registry import driver
-
-    try:
-        camera = driver("camera", "clip")(path=file, pace="max_speed")
-        camera.open()
-    except ConfigError as error:
-        raise ConfigError(
-            f"video {file}: cannot be opened ({error}): check that it plays in another program"
-        ) from error
-    number = 0
-    try:
-        while (captured := camera.read()) is not None:
-            yield Shot(file, number, captured.image)
-            number += 1
-    finally:
-        camera.close()
-    if bad := camera.counts["bad"]:
-        raise DeviceError(f"video {file}: {bad} pictures in it are damaged: the others, {number}, were looked at")
-
-
 # --- what is printed
 
 
-def _row(shot: Shot, seen: Seen, eye: Eye) -> dict[str, object]:
+def row_of(shot: Shot, seen: Seen, eye: Sight) -> dict[str, object]:
     """One picture as `--jsonl` prints it."""
     from lineside.records import AnomalyMap, Classification
     from lineside.vision.decode import findings
@@ -165,8 +128,8 @@ def _row(shot: Shot, seen: Seen, eye: Eye) -> dict[str, object]:
     if shot.frame is not None:
         row["frame"] = shot.frame
     row["backend"] = eye.backend
-    if eye.model.proof.state == "unproven":
-        row["unproven"] = eye.model.proof.told
+    if eye.unproven:
+        row["unproven"] = eye.unproven
     match seen:
         case AnomalyMap():
             threshold = eye.settings.threshold
@@ -191,11 +154,18 @@ def _named(finding: Finding) -> dict[str, object]:
 def _as_json(row: dict[str, object]) -> str:
     import json
 
-    return json.dumps(row, ensure_ascii=False)
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that is not
+        return json.dumps(row)
+    return text
 
 
-def _as_text(row: dict[str, object]) -> str:
-    where = f"{row['file']}" + (f" frame {row['frame']}" if "frame" in row else "")
+def as_text(row: dict[str, object]) -> str:
+    from lineside.images.remarks import shown
+
+    where = shown(str(row["file"])) + (f" frame {row['frame']}" if "frame" in row else "")
     unproven = " [unproven]" if "unproven" in row else ""
     if "score" in row:
         verdict = {True: " anomalous", False: " normal"}.get(bool(row.get("anomalous")), "")
@@ -213,7 +183,7 @@ def _as_text(row: dict[str, object]) -> str:
 # --- what is drawn
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     from lineside.errors import ConfigError
 
     try:
@@ -222,7 +192,15 @@ def _make_folder(folder: Path) -> None:
         raise ConfigError(f"--draw {folder}: cannot be made: {error.strerror}") from error
 
 
-class _Pen:
+def tell_undrawable(labels: tuple[str, ...]) -> None:
+    from lineside.vision.letters import undrawable
+
+    if names := undrawable(labels):
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        print(f"lineside infer: no font here has the letters of {shown}: drawn as ?", file=sys.stderr)
+
+
+class Pen:
     """Writes annotated pictures into a folder, or nothing without one."""
 
     def __init__(self, folder: Path | None, keep_faces: bool) -> None:
@@ -230,7 +208,7 @@ class _Pen:
         self._keep_faces = keep_faces
         self._names: dict[str, Path] = {}  # two files of one name in different folders get different PNGs
 
-    def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: Eye) -> None:
+    def draw(self, shot: Shot, seen: Seen, placement: Placement, eye: Sight) -> None:
         if self._folder is None:
             return
         import cv2
@@ -285,5 +263,7 @@ class _Progress:
         if now - self._told < _PROGRESS_S:
             return
         self._told = now
+        from lineside.images.remarks import shown
+
         speed = self._count / (now - self._began)
-        print(f"lineside infer: {self._count} pictures, {speed:.1f} a second, at {shot.file}", file=sys.stderr)
+        print(f"lineside infer: {self._count} pictures, {speed:.1f} a second, at {shown(shot.file)}", file=sys.stderr)

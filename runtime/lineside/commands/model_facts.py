@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,8 @@ from lineside.commands.graph_peek import Peek, peek_onnx, peek_openvino, peek_tf
 from lineside.commands.model_notes import METADATA, Note, Notes, notes_of
 from lineside.commands.tflite_notes import appended
 from lineside.errors import ConfigError
-from lineside.hal.artefact import check_file, first_line
+from lineside.hal.artefact import check_batch, check_file, first_line
+from lineside.hal.causes import cause
 from lineside.hal.ort import session_specs
 from lineside.hal.tflite import read_tflite
 from lineside.records import Artefact, TensorSpec
@@ -22,8 +22,6 @@ Format = Literal["onnx", "openvino", "tflite", "edgetpu"]
 Precision = Literal["int8", "fp16", "fp32", "mixed"]
 
 RUNTIMES = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert", "openvino"), "openvino": ("openvino",)}
-# onnx.TensorProto.external_data, an entry of key "location" and a file name (torch's exporter writes them)
-_EXTERNAL = re.compile(rb"\n\x08location\x12[\x01-\x7f]([\w .-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +72,15 @@ def read_facts(path: Path) -> ModelFacts:
     read = {"onnx": _onnx, "tflite": _tflite, "openvino": _openvino}[kind]
     for part in artefact_files(path):
         if not part.is_file():
-            raise ConfigError(f"{part}: model file does not exist")
+            holds = "" if part == path else f": it holds the weights of {path.name}: copy both"
+            raise ConfigError(f"{part}: model file does not exist{holds}")
     check_file(Artefact(str(path), kind, "fp32", ""), (kind,), "lineside")  # type: ignore[arg-type]
     facts = read(path)
     facts = replace(facts, notes=notes_of(path, facts.metadata, {key: note.value for key, note in facts.notes.items()}))
     if len(facts.input.shape) != 4:
         advice = ": export it with a batch of one, as torch.rand(1, 3, H, W)" if len(facts.input.shape) == 3 else ""
         raise ConfigError(f"{path}: input {facts.input.name!r} is {facts.input.shape}: a picture needs 4 sizes{advice}")
+    check_batch(str(path), facts.input)
     return facts
 
 
@@ -90,11 +90,6 @@ def _onnx(path: Path) -> ModelFacts:
     except ConfigError:
         return _openvino(path)
     content = path.read_bytes()
-    if beside := _EXTERNAL.search(content):
-        raise ConfigError(
-            f"{path}: its weights are in another file, {beside[1].decode('utf-8', 'replace')}: a bundle needs them in "
-            "one: onnx.save(onnx.load(path), new_path), or export with external_data=False"
-        )
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # only to read it
     options.log_severity_level = 4
@@ -203,4 +198,6 @@ def _picture(path: Path, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, tu
 
 
 def _unreadable(path: Path, runtime: str, error: Exception) -> ConfigError:
+    if why := cause(error):
+        return ConfigError(f"{path}: {runtime} cannot read this model: {why} ({first_line(error)})")
     return ConfigError(f"{path}: {runtime} cannot read this model ({first_line(error)}): copy or export it again")

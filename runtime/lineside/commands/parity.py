@@ -90,6 +90,8 @@ def _measure(bundle: Bundle, args: argparse.Namespace, places: measuring.Places,
             model.executor.close()
     for line in shown.told():
         print(f"lineside parity: left out: {line}", file=sys.stderr)
+    for line in shown.notes():
+        print(f"lineside parity: {line}", file=sys.stderr)
     not_run += [way.not_run(one.fault) for way, one in compared.items() if one.fault]
     rows = tuple(replace(row(way, one), refused=refused[way]) for way, one in compared.items() if not one.fault)
     if not rows:

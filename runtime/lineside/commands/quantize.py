@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     from lineside.quantize.work import Job, from_onnx, from_tflite
 
     say = _teller()
-    paths = find_pictures(args.images)
+    found = find_pictures(args.images)
     sources = _sources(args, scratch)
     facts = sources[0]
     described = describe.describe(facts, sources[1:], args)
@@ -89,9 +89,11 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     _check_size(facts, described.input.width_px)
     reading = Reading(described.input, described.decode, described.settings, described.labels)
     truth_of = read_truths(args.labels_from, described.task, described.labels) if args.labels_from else None
-    pictures = load(paths, described.input, args.calibration, args.validation)
+    pictures = load(found, described.input, args.calibration, args.validation)
     for line in pictures.unreadable:
         say(f"skipped: {line}")
+    for line in pictures.notes:
+        say(line)
     if truth_of is not None:
         pictures, truths = _labelled(pictures, truth_of, args.labels_from)
     else:
@@ -302,12 +304,17 @@ def _pack(
     from dataclasses import replace
     from shutil import copyfile
 
+    from lineside.store.bundle import artefact_files
     from lineside.store.pack import pack
 
     artefacts = list(job.kept)
     for each in sources if args.keep_float else ():
         path = job.scratch / f"{job.stem}_fp32{each.path.suffix}"
         copyfile(each.path, path)
+        for part in artefact_files(each.path)[1:]:  # weights in other files, which the model names
+            beside = job.scratch / part.relative_to(each.path.parent)
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(part, beside)
         artefacts.append(replace(each.artefact, path=str(path)))
     bundle = pack(
         args.output,

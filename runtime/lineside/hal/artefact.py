@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lineside.errors import ConfigError
+from lineside.hal.causes import cause, one_line
 from lineside.records import Artefact, InputSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def check_file(artefact: Artefact, formats: Sequence[str], backend: str) -> None
 
 
 def unreadable(artefact: Artefact, runtime: str, error: Exception) -> ConfigError:
-    """What to say when a runtime refuses a file that looked right at its head."""
+    """What to say when a runtime refuses a file that looked right at its head: the cause, where its message tells."""
+    if why := cause(error):
+        return ConfigError(f"{artefact.path}: {runtime} cannot read this model: {why} ({first_line(error)})")
     size_kb = os.path.getsize(artefact.path) / 1000
     return ConfigError(
         f"{artefact.path}: {runtime} cannot read this model ({first_line(error)}): "
@@ -48,10 +51,18 @@ def unreadable(artefact: Artefact, runtime: str, error: Exception) -> ConfigErro
 
 
 def first_line(error: object) -> str:
-    """The first meaningful line of a vendor's message, short enough for one log line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (telling or lines or [type(error).__name__])[0][:300]
+    """A vendor's message as one line, short enough for one log line; a long one keeps its head and its end."""
+    return one_line(error)
+
+
+def check_batch(path: str, spec: TensorSpec) -> None:
+    """Raises ConfigError for an input whose first size is fixed to another number than 1."""
+    if spec.shape and spec.shape[0] not in (1, None):
+        raise ConfigError(
+            f"{path}: input {spec.name!r} is {list(spec.shape)}: a fixed batch of {spec.shape[0]}: lineside feeds one "
+            "picture at a time: export it with a batch of 1 or a free one (Ultralytics: batch=1 or dynamic=True; "
+            "torch.onnx.export: an example input of batch 1; TFLite: a batch of 1 in the input's shape)"
+        )
 
 
 def image_input(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> tuple[TensorSpec, InputSpec]:
@@ -71,6 +82,7 @@ def image_input(path: str, inputs: Sequence[TensorSpec], input: InputSpec) -> tu
     spec = pictures[0]
     if len(spec.shape) != 4:
         raise ConfigError(f"{path}: input {spec.name!r} has shape {spec.shape}: a picture needs 4 sizes")
+    check_batch(path, spec)
     wanted = 1 if input.color == "gray" else 3
     nchw, nhwc = (spec.shape[at] == wanted for at in (1, 3))
     if nchw != nhwc:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lineside.errors import ConfigError
-from lineside.images import SUFFIXES, read_image
+from lineside.images import read_image
+from lineside.images.folder import Found, find
+from lineside.images.remarks import Remarks, shown
 from lineside.records import Image, InputSpec, Placement
 from lineside.vision.prepare import Prepare
 
@@ -32,28 +34,33 @@ class Pictures:
     calibration: tuple[Shot, ...]
     validation: tuple[Shot, ...]
     unreadable: tuple[str, ...]  # a message each
+    notes: tuple[str, ...] = ()  # what else is in the folder, and what is odd about the pictures
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Every picture file in the folder and below, sorted. Raises ConfigError for a folder without."""
+def find_pictures(folder: Path) -> Found:
+    """Every picture file in the folder and below. Raises ConfigError for a folder without."""
     if not folder.is_dir():
-        raise ConfigError(f"--images {folder}: is no folder: give one with pictures of the line, 100 or more")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
-        raise ConfigError(f"--images {folder}: no picture in this folder: put 100 or more pictures of the line there")
+        raise ConfigError(f"--images {shown(folder)}: is no folder: give one with pictures of the line, 100 or more")
+    try:
+        found = find(folder)
+    except OSError as error:
+        raise ConfigError(f"--images {shown(folder)}: cannot be read: {error.strerror}: check permissions") from error
+    if not found.pictures:
+        message = f"--images {shown(folder)}: no picture in this folder: put 100 or more pictures of the line there"
+        raise ConfigError(message, *found.told())
     return found
 
 
-def load(paths: Sequence[Path], spec: InputSpec, calibration: int, validation: int) -> Pictures:
+def load(found: Found, spec: InputSpec, calibration: int, validation: int) -> Pictures:
     """Shuffle (always in the same way), read, prepare as the runtime does, and split.
 
     `calibration` and `validation` are the most of each; few pictures are halved. A picture that cannot be read is
     skipped and named. Raises ConfigError when fewer than LEAST can be read.
     """
-    order = list(paths)
+    order = list(found.pictures)
     random.Random(_SEED).shuffle(order)
-    unreadable: list[str] = []
-    shots = _shots(order, Prepare(spec), unreadable)
+    unreadable, remarks = list(found.faults), Remarks()
+    shots = _shots(order, Prepare(spec), unreadable, remarks)
     first = min(calibration, len(order) // 2)
     ours = [shot for _, shot in zip(range(first), shots, strict=False)]
     theirs = [shot for _, shot in zip(range(validation), shots, strict=False)]
@@ -63,13 +70,14 @@ def load(paths: Sequence[Path], spec: InputSpec, calibration: int, validation: i
             "100 or more to be sure of anything",
             *unreadable,
         )
-    return Pictures(tuple(ours), tuple(theirs), tuple(unreadable))
+    notes = (*found.passed(), *remarks.lines())
+    return Pictures(tuple(ours), tuple(theirs), tuple(unreadable), notes)
 
 
-def _shots(paths: Sequence[Path], prepare: Prepare, unreadable: list[str]) -> Iterator[Shot]:
+def _shots(paths: Sequence[Path], prepare: Prepare, unreadable: list[str], remarks: Remarks) -> Iterator[Shot]:
     for path in paths:
         try:
-            image = read_image(path)
+            image = read_image(path, remarks)
         except ConfigError as error:
             unreadable.append(str(error))
             continue

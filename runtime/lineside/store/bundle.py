@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from lineside.errors import ConfigError
 from lineside.records import Artefact, DecodeSettings, InputSpec, ModelRef, Task
 from lineside.resources import shipped
+from lineside.store.labels import FORMS, MAX_BYTES, parse_labels, read_labels
+from lineside.store.onnxfile import external_files
 
 if TYPE_CHECKING:
     from lineside.store.golden import Golden
     from lineside.store.manifest import Manifest
 
 MANIFEST = "model.toml"
-MAX_LABEL_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ def verify(bundle: Bundle, artefact: Artefact) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash that model.toml holds: of the file; for an OpenVINO .xml, of the .xml followed by its .bin.
+    """The hash that model.toml holds: of the file; for an OpenVINO .xml, of the .xml followed by its .bin; for an ONNX
+    model with weights in other files, of the model followed by each of them, its name and size before it.
 
     Raises ConfigError when a file cannot be read.
     """
@@ -137,6 +139,9 @@ def sha256_of(path: Path) -> str:
     for part in artefact_files(path):
         try:
             with part.open("rb") as file:
+                if path.suffix != ".xml" and part != path:
+                    size = part.stat().st_size
+                    digest.update(f"\0{part.relative_to(path.parent).as_posix()}\0{size}\0".encode())
                 while block := file.read(1 << 20):
                     digest.update(block)
         except OSError as error:
@@ -145,8 +150,13 @@ def sha256_of(path: Path) -> str:
 
 
 def artefact_files(path: Path) -> tuple[Path, ...]:
-    """The files that make up one artefact: an OpenVINO .xml keeps its weights in a .bin beside it."""
-    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+    """The files that make up one artefact, itself first: an OpenVINO .xml keeps its weights in a .bin beside it, an
+    ONNX model may name files beside it or below. Raises ConfigError when it names one elsewhere."""
+    if path.suffix == ".xml":
+        return path, path.with_suffix(".bin")
+    if path.suffix.lower() == ".onnx":
+        return path, *external_files(path)
+    return (path,)
 
 
 def _present(folder: Path, file: str) -> str:
@@ -168,29 +178,17 @@ def _labels(folder: Path, manifest: Manifest) -> tuple[tuple[str, ...], bytes]:
         return tuple(manifest.labels), b""
     path = folder / manifest.labels
     try:
-        text = path.read_bytes()[: MAX_LABEL_BYTES + 1]
+        text = path.read_bytes()[: MAX_BYTES + 1]
     except OSError as error:
         raise ConfigError(
             f'bundle {folder}: {MANIFEST}: labels = "{manifest.labels}": cannot be read: {error.strerror}'
         ) from error
-    return parse_labels(text, str(path)), text
-
-
-def parse_labels(text: bytes, where: str) -> tuple[str, ...]:
-    """One label a line, in the order of the model's classes; blank lines at the end are dropped. Raises ConfigError."""
-    if len(text) > MAX_LABEL_BYTES:
-        raise ConfigError(f"labels {where}: larger than {MAX_LABEL_BYTES >> 20} MB: give a text file, one label a line")
-    try:
-        lines = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"labels {where}: not UTF-8 text ({error}): save it as UTF-8, one label a line") from error
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise ConfigError(f"labels {where}: no label in it: write one label a line, in the order of the classes")
-    if "" in lines:
+    if path.suffix.lower() not in FORMS:
+        return parse_labels(text, str(path)), text
+    found = read_labels(text, str(path))
+    if found.closed:
         raise ConfigError(
-            f"labels {where}: line {lines.index('') + 1} is blank, so it is not clear which class comes next: "
-            'write "n/a" for a class that the model does not use'
+            f"bundle {folder}: {manifest.labels}: its class numbers begin at {found.names.index(found.closed[0])}, so "
+            "it is not clear which is class 0: write the names alone into a .txt file, one a line"
         )
-    return tuple(lines)
+    return found.names, text

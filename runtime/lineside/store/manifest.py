@@ -43,6 +43,7 @@ class _Input(Table):
     stride_px: Annotated[int, Is(ge=1, le=1024)] = 32
     crop_fraction: Annotated[float, Is(gt=0, le=1)] = 0.875
     constants: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    filter: Literal["linear", "area", "antialias", "bicubic"] = "linear"
 
     def __post_init__(self) -> None:
         channels = (1, 3) if self.color == "gray" else (3,)

@@ -20,7 +20,8 @@ from lineside.store.golden import Golden
 from lineside.store.passport import Passport
 
 LABELS = "labels.txt"
-_SELDOM = ("constants", "box_format", "first_class", "extra_channels", "outputs")
+_SELDOM = ("filter", "constants", "box_format", "first_class", "extra_channels", "outputs")
+_OURS = {MANIFEST, LABELS, golden.FILE, golden.FOLDER, passport.FILE}
 
 
 def pack(
@@ -132,10 +133,14 @@ def _copy(artefact: Artefact, folder: Path, input: InputSpec) -> dict[str, objec
     """Copy one artefact's files and give its [[artefact]] table."""
     source = Path(artefact.path)
     for part in artefact_files(source):
-        if (folder / part.name).exists():
+        within = part.relative_to(source.parent)
+        if within.parts[0] in _OURS:
+            raise ConfigError(f"{part}: a bundle has a file of its own of this name: rename it, and export again")
+        if (folder / within).exists():
             raise ConfigError(f"{part}: two artefacts have the same file name: rename one")
         try:
-            shutil.copyfile(part, folder / part.name)
+            (folder / within).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(part, folder / within)
         except OSError as error:
             raise ConfigError(f"model file {part}: cannot be read: {error.strerror}") from error
     table: dict[str, object] = {

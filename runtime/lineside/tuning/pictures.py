@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lineside.errors import ConfigError
-from lineside.images import SUFFIXES, read_image
+from lineside.images import read_image
+from lineside.images.folder import find
+from lineside.images.remarks import Remarks, shown
 from lineside.records import Image
 from lineside.store import golden
 from lineside.store.bundle import Bundle
@@ -23,13 +25,15 @@ class Pictures:
     source: str  # for people: the folder, or "the bundle's golden pictures"
     paths: list[Path]
     skipped: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)  # what else is in the folder, and is not looked at
+    remarks: Remarks = field(default_factory=Remarks)
 
     def read(self) -> Iterator[Image]:
         """Raises ConfigError when not a single one can be read."""
         readable = 0
         for path in self.paths:
             try:
-                image = read_image(path)
+                image = read_image(path, self.remarks)
             except ConfigError as error:
                 self.skipped.append(str(error))
                 continue
@@ -43,6 +47,10 @@ class Pictures:
         more = len(self.skipped) - _SHOWN
         return self.skipped[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
 
+    def notes(self) -> list[str]:
+        """What else who named the folder should know."""
+        return [*self.passed, *self.remarks.lines()]
+
 
 def pictures(bundle: Bundle, folder: Path | None) -> Pictures:
     """In an order that is mixed and always the same, so that the first few stand for all. Raises ConfigError."""
@@ -53,10 +61,11 @@ def pictures(bundle: Bundle, folder: Path | None) -> Pictures:
             )
         return Pictures("its golden pictures", [golden.picture(bundle.folder, case) for case in bundle.golden.cases])
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        found = find(folder)
     except OSError as error:
-        raise ConfigError(f"--data {folder}: cannot be read ({error.strerror}): name a folder of pictures") from error
-    if not paths:
-        raise ConfigError(f"--data {folder}: no picture in this folder: lineside reads {', '.join(SUFFIXES)}")
-    random.Random(0).shuffle(paths)
-    return Pictures(f"{folder}", paths)
+        message = f"--data {shown(folder)}: cannot be read ({error.strerror}): name a folder of pictures"
+        raise ConfigError(message) from error
+    if not found.pictures:
+        raise ConfigError(f"--data {shown(folder)}: no picture in this folder or below", *found.told())
+    random.Random(0).shuffle(found.pictures)
+    return Pictures(shown(folder), found.pictures, skipped=found.faults, passed=found.passed())

@@ -262,6 +262,7 @@ def _notes(run: _Tuning, first: Reference, shown: Pictures) -> Iterator[str]:
         yield f"{run.pictures} of {len(shown.paths)} pictures, for time; --seconds gives it more"
     if shown.skipped:
         yield f"{len(shown.skipped)} pictures cannot be read: {'; '.join(shown.told())}"
+    yield from shown.notes()
     wanted = enough(run.asked.max_flips)
     if run.pictures < wanted:
         yield (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lineside.records import Finding, Image
+from lineside.vision.letters import drawable
 
 Point: TypeAlias = tuple[float, float]
 Color: TypeAlias = tuple[int, int, int]  # blue green red, 0 to 255
@@ -19,6 +19,7 @@ _Rect: TypeAlias = tuple[int, int, int, int]  # x1 y1 x2 y2
 WHITE: Color = (255, 255, 255)
 _PAPER: Color = (32, 32, 32)
 _LINE: Color = (0, 255, 255)
+_SMALLEST_SIGNS_PX = 14
 
 
 def annotate(
@@ -108,13 +109,13 @@ class _Pen:
         self._image = image
         self._taken: list[_Rect] = []
         height, width = image.shape[:2]
-        self.letters_px = max(9, round(min(height, width * 0.6) * 0.025))
+        self.letters_px: int = max(9, round(min(height, width * 0.6) * 0.025))
         self.stroke_px = max(1, round(self.letters_px / 7))
-        self.line_px = round(self.letters_px * 1.6)
+        self.line_px = _line_px(self.letters_px)
 
     def label(self, text: str, at: tuple[int, int], color: Color, *, below: bool = False, bottom: int = 0) -> None:
         """A plate with text above the point `at`; or below it, or under the box's `bottom`, where that is free."""
-        above, inside = at[1] - self.line_px, at[1]
+        above, inside = at[1] - _line_px(self._letters_px(text)), at[1]
         tries = [inside, above] if below else [above, bottom or inside, inside]
         self.write(text, (at[0], tries[0]), color, tries[1:])
 
@@ -123,24 +124,28 @@ class _Pen:
         import cv2
 
         height, width = self._image.shape[:2]
-        text = _fit(text, self.letters_px, width - 4)
-        wide = _width_px(text, self.letters_px) + 4
+        letters_px = self._letters_px(text)
+        line_px = _line_px(letters_px)
+        text = _fit(text, letters_px, width - 4)
+        wide = _width_px(text, letters_px) + 4
         left = max(0, min(at[0], width - wide))
-        tops = [top for top in (at[1], *other_tops) if 0 <= top <= height - self.line_px]
-        rects = [(left, top, left + wide, top + self.line_px) for top in tops]
-        rects = rects or [(left, max(0, min(at[1], height - self.line_px)), left + wide, 0)]
+        tops = [top for top in (at[1], *other_tops) if 0 <= top <= height - line_px]
+        rects = [(left, top, left + wide, top + line_px) for top in tops]
+        rects = rects or [(left, max(0, min(at[1], height - line_px)), left + wide, 0)]
         free = [rect for rect in rects if not any(_touch(rect, other) for other in self._taken)]
         x1, top, x2, _ = (free or rects)[0]
-        self._taken.append((x1, top, x2, top + self.line_px))
-        cv2.rectangle(self._image, (x1, top), (x2 - 1, top + self.line_px - 1), color, -1)
+        self._taken.append((x1, top, x2, top + line_px))
+        cv2.rectangle(self._image, (x1, top), (x2 - 1, top + line_px - 1), color, -1)
         dark = 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2] > 140  # luma of Rec. 601
-        _put(
-            self._image,
-            text,
-            (x1 + 2, top + round(self.letters_px * 1.25)),
-            self.letters_px,
-            (0, 0, 0) if dark else WHITE,
-        )
+        _put(self._image, text, (x1 + 2, top + round(letters_px * 1.25)), letters_px, (0, 0, 0) if dark else WHITE)
+
+    def _letters_px(self, text: str) -> int:
+        """Signs of many strokes are not legible as small as Latin letters."""
+        return self.letters_px if text.isascii() else max(_SMALLEST_SIGNS_PX, self.letters_px)
+
+
+def _line_px(letters_px: int) -> int:
+    return round(letters_px * 1.6)
 
 
 def _touch(a: _Rect, b: _Rect) -> bool:
@@ -159,21 +164,15 @@ def _put(image: Image, text: str, at: tuple[int, int], letters_px: int, color: C
     import cv2
 
     font, scale, stroke_px = _font(letters_px)
-    cv2.putText(image, _ascii(text), at, font, scale, color, stroke_px, cv2.LINE_AA)
+    cv2.putText(image, drawable(text), at, font, scale, color, stroke_px, cv2.LINE_AA)
 
 
 def _width_px(text: str, letters_px: int) -> int:
     import cv2
 
     font, scale, stroke_px = _font(letters_px)
-    size: Any = cv2.getTextSize(_ascii(text), font, scale, stroke_px)
+    size: Any = cv2.getTextSize(drawable(text), font, scale, stroke_px)
     return int(size[0][0])
-
-
-def _ascii(text: str) -> str:
-    """OpenCV's letters are ASCII: accents are dropped, the rest becomes '?'."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return plain.encode("ascii", "replace").decode()
 
 
 def _fit(text: str, letters_px: int, width_px: int) -> str:

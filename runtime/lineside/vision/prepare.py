@@ -1,10 +1,12 @@
 """Frame -> the model's canvas: the first step of a frame, and the only one that touches every pixel.
 
 One resize, straight into a canvas that is kept per slot; colour order and normalisation are the backend's business.
+How it scales is the bundle's `filter`: OpenCV's linear or area, or antialiased as in `vision.resample`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 
 from lineside.errors import ConfigError
 from lineside.records import Image, InputSpec, Placement, Window
+from lineside.vision.resample import Resampler
 
 MAX_PAD_PIXELS = 1 << 24  # of a model that takes any size: 4096 x 4096
 
@@ -23,6 +26,7 @@ class Plan:
     placement: Placement
     source: Window  # of the frame
     target: Window  # of the canvas
+    area: tuple[float, float, float, float]  # left, top, width, height of the source where it ends between pixels
 
 
 class Prepare:
@@ -30,7 +34,7 @@ class Prepare:
 
     def __init__(self, spec: InputSpec, slots: int = 1) -> None:
         self.spec = spec
-        self._slots: list[tuple[Plan, Image, Image] | None] = [None] * slots
+        self._slots: list[_Slot | None] = [None] * slots
 
     def put(self, image: Image, slot: int = 0) -> tuple[Image, Placement, Window | None]:
         """uint8 (H, W, 3) BGR -> uint8 canvas (h, w, 3) BGR, where the frame lies on it, and which part it fills.
@@ -40,17 +44,42 @@ class Prepare:
         """
         height, width = image.shape[:2]
         kept = self._slots[slot]
-        if kept is None or (kept[0].placement.frame_width_px, kept[0].placement.frame_height_px) != (width, height):
-            kept = self._slots[slot] = _lay_out(plan(self.spec, width, height), self.spec.pad_value)
-        layout, canvas, window = kept
-        if image.shape == canvas.shape and layout.placement.scale_x == layout.placement.scale_y == 1.0:
-            return image, layout.placement, None
-        source = image[layout.source]
+        if kept is None or kept.frame_px != (width, height):
+            kept = self._slots[slot] = _Slot(plan(self.spec, width, height), self.spec)
+        placement = kept.plan.placement
+        if image.shape == kept.canvas.shape and placement.scale_x == placement.scale_y == 1.0:
+            return image, placement, None
+        kept.fill(image)
+        return kept.canvas, placement, kept.plan.target
+
+
+class _Slot:
+    """A canvas for frames of one size."""
+
+    def __init__(self, plan: Plan, spec: InputSpec) -> None:
+        self.plan = plan
+        placement = plan.placement
+        self.frame_px = placement.frame_width_px, placement.frame_height_px
+        self.canvas: Image = np.full(
+            (placement.canvas_height_px, placement.canvas_width_px, 3), spec.pad_value, dtype=np.uint8
+        )
+        self._window: Image = self.canvas[plan.target]
+        shrinks = placement.scale_x < 1.0 and placement.scale_y < 1.0
+        self._interpolation = cv2.INTER_AREA if spec.filter == "area" and shrinks else cv2.INTER_LINEAR
+        self._resampler: Resampler | None = None
+        if spec.filter in ("antialias", "bicubic") and not placement.scale_x == placement.scale_y == 1.0:
+            high, wide = self._window.shape[:2]
+            self._resampler = Resampler(self.frame_px, plan.area, (wide, high), spec.filter)
+
+    def fill(self, image: Image) -> None:
+        if self._resampler is not None:
+            self._resampler.put(image, self._window)
+            return
+        source, window = image[self.plan.source], self._window
         if source.shape == window.shape:
             np.copyto(window, source)
         else:
-            cv2.resize(source, (window.shape[1], window.shape[0]), dst=window, interpolation=cv2.INTER_LINEAR)
-        return canvas, layout.placement, layout.target
+            cv2.resize(source, (window.shape[1], window.shape[0]), dst=window, interpolation=self._interpolation)
 
 
 def plan(spec: InputSpec, width: int, height: int) -> Plan:
@@ -68,6 +97,8 @@ def plan(spec: InputSpec, width: int, height: int) -> Plan:
             target_h = min(canvas_h, max(1, round(height * scale)))
             if spec.resize == "letterbox":
                 left, top = (canvas_w - target_w) // 2, (canvas_h - target_h) // 2
+        case "center_crop" if spec.filter in ("antialias", "bicubic"):
+            return _scaled_and_cropped(spec.crop_fraction, canvas_w, canvas_h, width, height)
         case "center_crop":
             scale = max(canvas_w / width, canvas_h / height) / spec.crop_fraction
             source_w = min(width, max(1, round(canvas_w / scale)))
@@ -86,7 +117,28 @@ def plan(spec: InputSpec, width: int, height: int) -> Plan:
         canvas_height_px=canvas_h,
     )
     source = (slice(source_top, source_top + source_h), slice(source_left, source_left + source_w))
-    return Plan(placement, source, (slice(top, top + target_h), slice(left, left + target_w)))
+    target = (slice(top, top + target_h), slice(left, left + target_w))
+    return Plan(placement, source, target, (source_left, source_top, source_w, source_h))
+
+
+def _scaled_and_cropped(fraction: float, canvas_w: int, canvas_h: int, width: int, height: int) -> Plan:
+    """torchvision's and timm's Resize and CenterCrop to the pixel: the whole frame is scaled to whole pixels, and of
+    that the middle is cut out, so in the frame the crop begins and ends between pixels."""
+    if canvas_w / width >= canvas_h / height:
+        scaled_w = math.floor(canvas_w / fraction)
+        scaled_h = max(canvas_h, int(scaled_w * height / width))
+    else:
+        scaled_h = math.floor(canvas_h / fraction)
+        scaled_w = max(canvas_w, int(scaled_h * width / height))
+    left, top = round((scaled_w - canvas_w) / 2), round((scaled_h - canvas_h) / 2)
+    scale_x, scale_y = scaled_w / width, scaled_h / height
+    placement = Placement(scale_x, scale_y, -left, -top, width, height, canvas_w, canvas_h)
+    area = (left / scale_x, top / scale_y, canvas_w / scale_x, canvas_h / scale_y)
+    source = (
+        slice(math.floor(area[1]), min(height, math.ceil(area[1] + area[3]))),
+        slice(math.floor(area[0]), min(width, math.ceil(area[0] + area[2]))),
+    )
+    return Plan(placement, source, (slice(0, canvas_h), slice(0, canvas_w)), area)
 
 
 def _padded(spec: InputSpec, width: int, height: int) -> Plan:
@@ -99,10 +151,4 @@ def _padded(spec: InputSpec, width: int, height: int) -> Plan:
             "or the camera a region of interest"
         )
     whole = (slice(0, height), slice(0, width))
-    return Plan(Placement(1.0, 1.0, 0.0, 0.0, width, height, canvas_w, canvas_h), whole, whole)
-
-
-def _lay_out(layout: Plan, pad_value: int) -> tuple[Plan, Image, Image]:
-    shape = (layout.placement.canvas_height_px, layout.placement.canvas_width_px, 3)
-    canvas = np.full(shape, pad_value, dtype=np.uint8)
-    return layout, canvas, canvas[layout.target]
+    return Plan(Placement(1.0, 1.0, 0.0, 0.0, width, height, canvas_w, canvas_h), whole, whole, (0, 0, width, height))

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -27,6 +29,8 @@ from lineside.registry import driver, names
 from lineside.vision.decode import outputs as out
 
 _PLAIN = DecodeSettings()
+
+_log = logging.getLogger(__name__)
 
 
 def open_decoder(
@@ -108,4 +112,18 @@ def findings(seen: Seen, labels: Sequence[str]) -> tuple[Finding, ...]:
 
 
 def _label(labels: Sequence[str], class_id: int) -> str:
-    return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
+    if 0 <= class_id < len(labels):
+        return labels[class_id]
+    _warn_once(class_id, len(labels))
+    return f"class {class_id}"
+
+
+@cache  # a line for each class, not for each frame
+def _warn_once(class_id: int, labels: int) -> None:
+    _log.warning(
+        "the model found class %d, but its bundle has %d labels (0 to %d): no rule can name it: "
+        "make the bundle again with all class names",
+        class_id,
+        labels,
+        labels - 1,
+    )
