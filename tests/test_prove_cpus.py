@@ -4,6 +4,7 @@ model and the exact answers that cells are compared with are what they are said 
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,15 @@ def test_a_cell_that_dies_or_hangs_costs_itself_alone(tmp_path: Path) -> None:
     pids = [found[name]["pid"] for name in ("first", "second", "third", "last")]
     assert pids[0] == pids[1], "one process goes on to the next cell"
     assert len(set(pids)) == 3
+
+
+def test_when_time_is_up_what_is_left_is_not_told_and_may_be_run_later(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FATEFUL)
+    jobs = [Job(name, "", "", "", tmp_path) for name in ("first", "hangs", "last")]
+    until_s = time.monotonic() + 3.0
+    told = [job.name for job, _ in prove(Path(sys.executable), jobs, 600.0, program, until_s)]
+    assert told == ["first"]
 
 
 # --- what a cell is worth

@@ -23,6 +23,7 @@ from lineside.commands.infer import Eye
 from lineside.errors import LinesideError
 from lineside.golden import differences
 from lineside.hal import board, choose, profile
+from lineside.proof import Prover
 from lineside.records import AnomalyMap, Artefact, Classification, Image, Seen
 from lineside.store.bundle import Bundle, open_bundle
 from lineside.vision.decode import open_decoder
@@ -58,8 +59,8 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alone(bundle: Bundle) -> tuple[str, str, Callable[[Image], Seen]]:
-    """As `lineside infer` opens a bundle when no backend is named, with the runtimes that are installed here."""
-    eye = Eye(bundle, "auto", None)
+    """As `lineside infer` opens a bundle when no backend is named, proven, with the runtimes that are installed here."""
+    eye = Eye(bundle, "auto", None, prover=Prover(None))
     return eye.file, eye.backend, eye.look
 
 

@@ -7,12 +7,14 @@ that it was at is what died, and a new process takes the rest.
 from __future__ import annotations
 
 import json
+import math
 import queue
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from cpus.machines import environment
 
 PROGRAM = Path(__file__).with_name("answer.py")
 Found = dict[str, Any]
+_LATE = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +39,28 @@ class Job:
     options: Mapping[str, object] = field(default_factory=dict)  # of the backend, over the profile's
 
 
-def prove(python: Path, jobs: Sequence[Job], limit_s: float, program: Path = PROGRAM) -> Iterator[tuple[Job, Found]]:
-    """What each gave, as soon as it is there. A cell that takes longer than `limit_s` is stopped."""
+def prove(
+    python: Path, jobs: Sequence[Job], limit_s: float, program: Path = PROGRAM, until_s: float = math.inf
+) -> Iterator[tuple[Job, Found]]:
+    """What each gave, as soon as it is there. A cell that takes longer than `limit_s` is stopped, and told as such; at
+    `until_s` of time.monotonic() all is stopped, and the cells that are left are not told."""
     left = list(jobs)
-    while left:
+    while left and time.monotonic() < until_s:
         done = 0
         with tempfile.TemporaryDirectory(prefix="lineside-cpus-") as folder:
-            for job, found in _process(python, left, limit_s, Path(folder), program):
+            for job, found in _process(python, left, (limit_s, until_s), Path(folder), program):
                 done += 1
                 yield job, found
         left = left[done:]
+        if not done:
+            return
 
 
 def _process(
-    python: Path, jobs: Sequence[Job], limit_s: float, folder: Path, program: Path
+    python: Path, jobs: Sequence[Job], limits: tuple[float, float], folder: Path, program: Path
 ) -> Iterator[tuple[Job, Found]]:
-    """One process: every job up to the end, or up to the one at which it died; at least one."""
+    """One process: every job up to the end, or up to the one at which it died or time ended."""
+    limit_s, until_s = limits
     outs = [folder / f"{number}.json" for number in range(len(jobs))]
     described = [
         {**{key: str(getattr(job, key)) for key in ("name", "bundle", "backend", "file", "pictures")}, "out": str(out)}
@@ -70,8 +79,14 @@ def _process(
         told = _lines(process)
         try:
             for job, out in zip(jobs, outs, strict=True):
-                if fault := _waited(process, told, out, limit_s):
-                    yield job, {"died": fault(_last(folder / "errors"))}
+                ends_s = time.monotonic() + limit_s
+                fault = _waited(process, told, out, min(ends_s, until_s))
+                if fault == _LATE and until_s < ends_s:
+                    return
+                if fault:
+                    why = f"no answer within {limit_s:.0f} s" if fault == _LATE else fault
+                    last = "" if fault == _LATE else _last(folder / "errors")
+                    yield job, {"died": f"{why}{f': {last}' if last else ''}"}
                     return
                 yield job, json.loads(out.read_text())
         finally:
@@ -93,19 +108,16 @@ def _lines(process: subprocess.Popen[str]) -> queue.SimpleQueue[str | None]:
     return told
 
 
-def _waited(
-    process: subprocess.Popen[str], told: queue.SimpleQueue[str | None], out: Path, limit_s: float
-) -> Callable[[str], str] | None:
-    """Wait until the cell is written; else how to say of what it died, given the process's last words."""
+def _waited(process: subprocess.Popen[str], told: queue.SimpleQueue[str | None], out: Path, until_s: float) -> str:
+    """Wait until the cell is written; else how the process ended, or that it was late."""
     while not out.exists():
         try:
-            line = told.get(timeout=limit_s)
+            line = told.get(timeout=max(0.0, until_s - time.monotonic()))
         except queue.Empty:
-            return lambda _: f"no answer within {limit_s:.0f} s"
+            return _LATE
         if line is None and not out.exists():
-            code = process.wait()
-            return lambda last: f"{_ended(code)}{f': {last}' if last else ''}"
-    return None
+            return _ended(process.wait())
+    return ""
 
 
 def _ended(code: int) -> str:
