@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools" / "train"))
 from cpus import demo, page
 from cpus.cells import ALONE, Cell, Kept, cells_of, depends, references, without_words
+from cpus.demo import Decided
 from cpus.float_model import write_float
 from cpus.judging import Judged, judge
 from cpus.known import unexpected
@@ -254,16 +255,16 @@ def test_a_file_without_rounding_has_no_float_model(data: Path, tmp_path: Path) 
 
 
 def test_the_demos_decisions_are_compared_by_verdict_and_rule_not_by_numbers() -> None:
-    here = [
-        {"verdict": "reject", "cause": "defect stain 0.88 in 10 of 10 frames"},
-        {"verdict": "accept", "cause": "ok"},
-    ]
-    near = [{"verdict": "reject", "cause": "defect stain 0.81 in 9 of 9 frames"}, {"verdict": "accept", "cause": "ok"}]
-    other = [{"verdict": "reject", "cause": "defect chip 0.88 in 10 of 10 frames"}, here[1]]
-    assert demo.differ(here, near) == ""
-    assert "part 1" in demo.differ(here, other)
-    assert "1 decisions, 2" in demo.differ(here, near[:1])
-    assert demo.differ([], []) != ""
+    good = {"verdict": "accept", "cause": "no rule held in 31 frames"}
+    stain, chip = ({"verdict": "reject", "cause": f"defect {kind} 0.88 in 9 of 9 frames"} for kind in ("stain", "chip"))
+    weaker = {"verdict": "reject", "cause": "defect stain 0.81 in 10 of 10 frames"}
+    parts = ("defective", "good")
+    here = Decided([stain, good], parts)
+    assert demo.differ(here, Decided([weaker, good], parts)) == ""
+    assert "part 1" in demo.differ(here, Decided([chip, good], parts))
+    assert "1 decisions, 2" in demo.differ(here, Decided([weaker], parts))
+    assert demo.differ(here, Decided([stain, good], ("defective", "defective"))) == "part 2 is defective"
+    assert demo.differ(Decided([], ()), Decided([], ())) != ""
 
 
 def test_every_processor_has_a_python_of_its_own() -> None:

@@ -73,7 +73,8 @@ def main() -> int:
     shown = "disagreements" if truth else "decisions, a sample"
     print(f"{'contact sheet':<22}{f'{sheet} ({shown})' if tiles else 'none: no disagreement'}")
     told = [{key: one.get(key) for key in ("verdict", "cause", "backend")} for one in decisions]
-    (out / "decisions.json").write_text(json.dumps(told, indent=1) + "\n")
+    parts = ["defective" if _defective(part) else "good" for part in truth["parts"]] if truth else None
+    (out / "decisions.json").write_text(json.dumps({"decisions": told, "parts": parts}, indent=1) + "\n")
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return 0
 

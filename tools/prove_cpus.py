@@ -237,14 +237,12 @@ def _demo(folder: Path) -> str:
     began = time.monotonic()
     host, there = (next(one for one in MACHINES if one.name == name) for name in (HOST, DEMO))
     try:
-        told = [demo.decided(one.alone, folder / one.name) for one in (host, there)]
+        here_, there_ = (demo.decided(one.alone, folder / one.name) for one in (host, there))
     except RuntimeError as error:
         return f"demo: {error}"
-    wrong = demo.differ(*told)
-    took_s = time.monotonic() - began
-    print(
-        f"{took_s:6.0f} s  demo on {DEMO}: {len(told[1])} decisions, {wrong or 'as here'}", file=sys.stderr, flush=True
-    )
+    wrong = demo.differ(here_, there_)
+    told = f"{len(there_.decisions)} decisions, {wrong or 'right'}"
+    print(f"{time.monotonic() - began:6.0f} s  demo on {DEMO}: {told}", file=sys.stderr, flush=True)
     return f"demo on {DEMO}: {wrong}" if wrong else ""
 
 

@@ -59,7 +59,7 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alone(bundle: Bundle) -> tuple[str, str, Callable[[Image], Seen]]:
-    """As `lineside infer` opens a bundle when no backend is named, proven, with the runtimes that are installed here."""
+    """As `lineside infer` opens a bundle when no backend is named, proven, with the runtimes that are here."""
     eye = Eye(bundle, "auto", None, prover=Prover(None))
     return eye.file, eye.backend, eye.look
 
