@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,9 @@ PICTURES, PICTURES_SHORT = 40, 5
 class Proof:
     """What is to be run, what is kept of it, and what it is worth."""
 
-    def __init__(self, asked: argparse.Namespace) -> None:
+    def __init__(self, asked: argparse.Namespace, count: int) -> None:
         self.machines = [one for one in MACHINES if not asked.cpu or one.name in asked.cpu]
-        self.count: int = asked.count
+        self.count = count
         self.limit_s: float = asked.limit_s
         self.alone = not asked.short  # there the demo shows it
         self.kept = Kept(asked.keep / "cells", asked.any_code)
@@ -104,10 +104,13 @@ class Proof:
             if "seen" not in found:
                 raise ConfigError(f"{job.name}: does not run on this machine, so nothing can be compared: {found}")
             self.kept.put(self._depends(cells[job.name]), found)
-        for cell in cells.values():
-            kept = self.kept.read(self._depends(cell))
-            assert kept is not None
-            self._reference[cell.bundle, cell.file] = kept["seen"]
+        self.recall(bundle)
+
+    def recall(self, bundle: Bundle) -> None:
+        """What is kept of a bundle's references."""
+        for cell in references(bundle):
+            if (kept := self.kept.read(self._depends(cell))) is not None:
+                self._reference[cell.bundle, cell.file] = kept["seen"]
 
     def _float(self, cell: Cell) -> Job:
         bundle = self.bundles[cell.bundle]
@@ -151,7 +154,7 @@ class Proof:
 
     def judged(self, cell: Cell) -> Judged | None:
         found = self.kept.read(self._depends(cell))
-        if found is None:
+        if found is None or (cell.bundle, "") not in self._reference:
             return None
         bundle: Bundle = self.bundles[cell.bundle]
         exact = self._reference.get((cell.bundle, found.get("file", cell.file)))
@@ -204,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
-    proof = Proof(asked)
+    proof = Proof(asked, asked.count)
     if absent := [one.name for one in proof.machines if machines.missing(one)]:
         raise ConfigError(f"{', '.join(absent)}: not set up: run tools/setup_cpus.sh on a Debian on x86-64")
     until_s = time.monotonic() + asked.budget_s
@@ -219,7 +222,7 @@ def _run(asked: argparse.Namespace) -> int:
     finally:
         judged = dict(proof.all_judged())
         if asked.write is not None:
-            lines = list(page.table(proof.machines, proof.facts(), judged, proof.count))
+            lines = list(page.table(proof.machines, proof.facts(), {**judged, **_fewer(asked, judged)}))
             write_between(asked.write, page.BEGIN, page.END, lines)
     left = [cell for cell, one in judged.items() if one is None]
     if left:
@@ -230,6 +233,14 @@ def _run(asked: argparse.Namespace) -> int:
     faults += [f"{cell.name}: {why}" for cell, one in judged.items() if one and (why := unexpected(cell, one))]
     print("\n".join(faults or ["every cell that was run is as it must be"]), file=sys.stderr)
     return 1 if faults else 0
+
+
+def _fewer(asked: argparse.Namespace, judged: Mapping[Cell, Judged | None]) -> dict[Cell, Judged | None]:
+    """For the page, cells that were run with as few pictures as the short form takes, and not with more yet."""
+    proof = Proof(asked, PICTURES_SHORT)
+    for bundle in proof.bundles.values():
+        proof.recall(bundle)
+    return {cell: proof.judged(cell) for cell, one in judged.items() if one is None}
 
 
 def _demo(folder: Path) -> str:

@@ -17,10 +17,9 @@ def table(
     machines: Sequence[Machine],
     facts: Mapping[str, Mapping[str, str]],
     judged: Mapping[Cell, Judged | None],
-    count: int,
 ) -> Iterator[str]:
     """Markdown: a line for each file on each backend, a column for each processor; then why some did not answer."""
-    yield f"{_versions(facts)} {count} test pictures a cell."
+    yield _versions(facts)
     yield ""
     yield f"| bundle | file | backend | {' | '.join(_head(one, facts) for one in machines)} |"
     yield f"| --- | --- | --- |{' --- |' * len(machines)}"
@@ -51,7 +50,8 @@ def _text(one: Judged | None, file: str, reasons: list[str]) -> str:
         return NOT_RUN
     measured = ""
     if one.float_ is not None and one.exact is not None:
-        measured = f"{one.float_.flips}, {one.float_.drift:.2f}; {one.exact.flips}, {one.exact.drift:.2f}"
+        both = (one.float_, one.exact)
+        measured = " · ".join(f"{each.flips}/{one.pictures} {each.drift:.2f}" for each in both)
     if one.outcome == "right":
         return measured
     reason = _reason(one, file)
