@@ -57,7 +57,7 @@ setup: $(STAMPS)/dev $(STAMPS)/legacy $(STAMPS)/system $(STAMPS)/js  ## what `ma
 
 $(STAMPS)/arm: tools/setup_arm.sh $(STAMPS)/dev
 
-$(STAMPS)/cpus: tools/setup_cpus.sh tools/setup_arm.sh $(STAMPS)/dev
+$(STAMPS)/cpus: tools/setup_cpus.sh $(STAMPS)/arm
 
 $(STAMPS)/js: tests/js/package-lock.json $(STAMPS)/system
 

@@ -48,23 +48,20 @@ apt-get -qq update || say "not every package list could be had; trying with thos
 twice apt-get -qq --yes --download-only install "${debs[@]}" >/dev/null
 
 say "unpacking them"
-emulator() { # $1: package; writes the emulators in it that are files: those of qemu-user-static, from Debian 13 on qemu-user
-  local arch name
+emulators() { # $1: package; keeps the emulators in it that are no links: qemu-user-static's, from Debian 13 on qemu-user's
+  local unpacked=$venv/qemu arch name
+  mkdir -p "$unpacked"
+  dpkg-deb --fsys-tarfile "$1" | tar -x -C "$unpacked" --wildcards './usr/bin/qemu-aarch64*' './usr/bin/qemu-x86_64*'
   for arch in aarch64 x86_64; do
-    for name in "./usr/bin/qemu-$arch-static" "./usr/bin/qemu-$arch"; do
-      dpkg-deb --fsys-tarfile "$1" | tar -x -O "$name" >"$venv/qemu-$arch.part" 2>/dev/null || true
-      if [[ -s $venv/qemu-$arch.part ]]; then
-        mv "$venv/qemu-$arch.part" "$venv/qemu-$arch"
-        chmod +x "$venv/qemu-$arch"
-        break
-      fi
-      rm -f "$venv/qemu-$arch.part"
+    for name in "$unpacked/usr/bin/qemu-$arch-static" "$unpacked/usr/bin/qemu-$arch"; do
+      [[ ! -f $name || -L $name ]] || mv "$name" "$venv/qemu-$arch"
     done
   done
+  rm -rf "$unpacked"
 }
 for deb in "$venv"/apt/archives/*.deb; do
   case $deb in
-    */qemu-user*) emulator "$deb" ;;
+    */qemu-user*) emulators "$deb" || true ;; # one that holds links only
     *) dpkg-deb -x "$deb" "$root" ;;
   esac
 done

@@ -68,7 +68,7 @@ def facts(machine: Machine) -> dict[str, str]:
 
 
 def missing(machine: Machine) -> bool:
-    return not machine.python.exists()
+    return not (machine.python.exists() and machine.alone.exists())
 
 
 def _host_cpu() -> str:
