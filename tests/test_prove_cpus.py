@@ -106,6 +106,8 @@ for cell in json.load(open(sys.argv[1]))["cells"]:
     print("begin", cell["name"], flush=True)
     if cell["name"] == "illegal":
         os.kill(os.getpid(), signal.SIGILL)
+    if cell["name"] == "ended":
+        os.kill(os.getpid(), signal.SIGTERM)
     if cell["name"] == "hangs":
         time.sleep(600)
     if cell["name"] == "fails":
@@ -130,6 +132,15 @@ def test_a_cell_that_dies_or_hangs_costs_itself_alone(tmp_path: Path) -> None:
     pids = [found[name]["pid"] for name in ("first", "second", "third", "last")]
     assert pids[0] == pids[1], "one process goes on to the next cell"
     assert len(set(pids)) == 3
+
+
+def test_a_process_that_somebody_ended_says_nothing_of_the_processor(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FATEFUL)
+    jobs = [Job(name, "", "", "", tmp_path) for name in ("ended", "last")]
+    found = [one for _, one in prove(Path(sys.executable), jobs, 30.0, program)]
+    assert found[0] == {"stopped": "died of SIGTERM"}
+    assert "pid" in found[1]
 
 
 def test_when_time_is_up_what_is_left_is_not_told_and_may_be_run_later(tmp_path: Path) -> None:

@@ -149,6 +149,9 @@ class Proof:
         python = machine.alone if cells[0].backend == ALONE else machine.python
         for job, found in prove(python, [self._job(cell) for cell in cells], self.limit_s, until_s=until_s):
             cell = by_name[job.name]
+            if "stopped" in found:
+                print(f"{'':8}  {cell.name}: {found['stopped']}: not kept", file=sys.stderr, flush=True)
+                continue
             self.kept.put(self._depends(cell), found)
             judged = self.judged(cell)
             cost = f"{found['cpu_s']:6.0f} s" if "cpu_s" in found else " " * 8
@@ -224,7 +227,8 @@ def _run(asked: argparse.Namespace) -> int:
     finally:
         judged = dict(proof.all_judged())
         if asked.write is not None:
-            lines = list(page.table(proof.machines, proof.facts(), {**judged, **_fewer(asked, judged)}))
+            judged |= _fewer(asked, judged)
+            lines = list(page.table(proof.machines, proof.facts(), judged))
             write_between(asked.write, page.BEGIN, page.END, lines)
     left = [cell for cell, one in judged.items() if one is None]
     if left:

@@ -24,6 +24,8 @@ from cpus.machines import environment
 PROGRAM = Path(__file__).with_name("answer.py")
 Found = dict[str, Any]
 _LATE = "late"
+# says nothing of the processor: a person, or the system where memory ends
+_ENDED_BY_SOMEBODY = [-number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,9 @@ def _process(
                 ends_s = time.monotonic() + limit_s
                 fault = _waited(process, told, out, min(ends_s, until_s))
                 if fault == _LATE and until_s < ends_s:
+                    return
+                if process.poll() in _ENDED_BY_SOMEBODY:
+                    yield job, {"stopped": fault}
                     return
                 if fault:
                     why = f"no answer within {limit_s:.0f} s" if fault == _LATE else fault
