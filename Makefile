@@ -7,6 +7,7 @@ CLIP ?=
 BUNDLE ?=
 PYTEST ?=
 SOAK ?=
+CPUS ?=
 STAMPS := $(VENV)/.lineside
 
 help:  ## list the targets
@@ -23,6 +24,12 @@ test-slow: setup  ## tests that take more than 20 seconds each
 
 test-arm: $(STAMPS)/arm  ## the models and the whole program on an emulated ARM board (a minute, 450 MB)
 	@$(BIN)/python -m pytest -m arm tests/test_arm.py $(PYTEST)
+
+test-cpus: $(STAMPS)/cpus  ## every model on every backend on emulated processors; writes docs/hardware.md (hours; it resumes)
+	@$(BIN)/python tools/prove_cpus.py --write docs/hardware.md $(CPUS)
+
+test-cpus-short: $(STAMPS)/cpus  ## three of the processors, few pictures, and the demo's clip and rules (ten minutes)
+	@$(BIN)/python tools/prove_cpus.py --short $(CPUS)
 
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
 	@tools/test_wheel.sh $(PYTEST)
@@ -50,14 +57,16 @@ setup: $(STAMPS)/dev $(STAMPS)/legacy $(STAMPS)/system $(STAMPS)/js  ## what `ma
 
 $(STAMPS)/arm: tools/setup_arm.sh $(STAMPS)/dev
 
+$(STAMPS)/cpus: tools/setup_cpus.sh $(STAMPS)/arm
+
 $(STAMPS)/js: tests/js/package-lock.json $(STAMPS)/system
 
 $(STAMPS)/%: pyproject.toml tools/setup.sh
 	@tools/setup.sh $*
 
 clean:  ## remove whatever the targets above made, the virtual environment included
-	rm -rf $(VENV) .venv-legacy .venv-arm tests/js/node_modules build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-legacy .venv-arm .venv-cpus tests/js/node_modules build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-arm test-wheel test-exporters check bench models-report soak setup clean
+.PHONY: help demo test test-slow test-arm test-cpus test-cpus-short test-wheel test-exporters check bench models-report soak setup clean

@@ -205,6 +205,31 @@ def test_probe_knows_the_board_and_its_runtimes(arm: str) -> None:
     assert here == {"onnxruntime:cpu", "openvino:cpu", "litert:cpu"}
 
 
+IDENTITY = """
+import ctypes, json
+hwcap = ctypes.CDLL(None).getauxval
+hwcap.restype, hwcap.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+told = dict(line.split("\\t: ") for line in open("/proc/cpuinfo").read().split("\\n\\n")[0].splitlines())
+midr = open("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1").read().strip()
+print(json.dumps([told["CPU part"], told["Features"].split(), midr, hwcap(16)]))
+"""
+ATOMICS, DOT_PRODUCT = 8, 20  # bits of AT_HWCAP: arch/arm64/include/uapi/asm/hwcap.h
+
+
+@pytest.mark.parametrize(
+    ("cpu", "part", "has_dot_product"),
+    [("cortex-a53", "0xd03", False), ("cortex-a72", "0xd08", False), ("cortex-a76", "0xd0b", True)],
+)
+def test_each_processor_tells_its_own_identification_and_has_what_it_says(
+    arm: str, cpu: str, part: str, has_dot_product: bool
+) -> None:
+    told, features, midr, hwcap = json.loads(run(str(ROOT / ".venv-arm" / cpu / "bin" / "python"), "-c", IDENTITY))
+    assert told == part
+    assert f"0x{int(midr, 16) >> 4 & 0xFFF:x}" == part
+    assert ("asimddp" in features) == bool(hwcap >> DOT_PRODUCT & 1) == has_dot_product
+    assert ("atomics" in features) == bool(hwcap >> ATOMICS & 1) == has_dot_product
+
+
 def found_in(python: str, picture: Path, *words: str) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(run(python, "-m", "lineside.cli", "infer", "--jsonl", *words, picture))
     return told

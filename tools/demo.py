@@ -51,7 +51,7 @@ def main() -> int:
         if not clip.exists():
             raise ConfigError(f"--clip {clip}: no such file")
         per = asked.per or ("object" if bundle.name == SHIPPED else "frame")
-        said, code, wall_s = _run(out, clip, bundle, per)
+        said, code, wall_s = _run(out, clip, bundle, per, asked.python, asked.pace)
     except LinesideError as error:
         print(error, file=sys.stderr)
         return 1
@@ -72,6 +72,9 @@ def main() -> int:
     print("\n" + "\n".join(f"{key:<22}{value}" for key, value in summary.items()))
     shown = "disagreements" if truth else "decisions, a sample"
     print(f"{'contact sheet':<22}{f'{sheet} ({shown})' if tiles else 'none: no disagreement'}")
+    told = [{key: one.get(key) for key in ("verdict", "cause", "backend")} for one in decisions]
+    parts = ["defective" if _defective(part) else "good" for part in truth["parts"]] if truth else None
+    (out / "decisions.json").write_text(json.dumps({"decisions": told, "parts": parts}, indent=1) + "\n")
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return 0
 
@@ -79,7 +82,7 @@ def main() -> int:
 # --- the main job ---------------------------------------------------------------------------------------------------
 
 
-def _run(out: Path, clip: Path, bundle: Bundle, per: str) -> tuple[list[Message], int, float]:
+def _run(out: Path, clip: Path, bundle: Bundle, per: str, python: str, pace: str) -> tuple[list[Message], int, float]:
     """Broker, subscriber, daemon; what came of the station, the daemon's exit status, seconds from start to end."""
     port = _free_port()
     broker = _broker(out, port)
@@ -87,11 +90,11 @@ def _run(out: Path, clip: Path, bundle: Bundle, per: str) -> tuple[list[Message]
     subscriber = _subscriber(port, inbox)
     with tempfile.TemporaryDirectory(prefix="lineside-demo-") as state:
         config = out / "lineside.toml"
-        config.write_text(_config(clip, bundle, per, port, state))
+        config.write_text(_config(clip, bundle, per, port, state, pace))
         print(f"broker on 127.0.0.1:{port}; lineside run {config}\n", flush=True)
         begun = time.monotonic()
         with (out / "daemon.log").open("w") as log:
-            daemon = subprocess.Popen([sys.executable, "-m", "lineside.cli", "run", str(config)], stderr=log)
+            daemon = subprocess.Popen([python, "-m", "lineside.cli", "run", str(config)], stderr=log)
             said = list(_received(inbox, daemon))
         wall_s = time.monotonic() - begun
     subscriber.disconnect()
@@ -133,7 +136,7 @@ def _show(message: Message) -> None:
     )
 
 
-def _config(clip: Path, bundle: Bundle, per: str, port: int, state: str) -> str:
+def _config(clip: Path, bundle: Bundle, per: str, port: int, state: str, pace: str) -> str:
     trigger = 'per = "frame"'
     rule = 'kind = "threshold"\nhigh = 0.5'
     steady = ""
@@ -152,6 +155,7 @@ control_socket = {json.dumps(state + "/control.sock")}
 [cameras.belt]
 driver = "clip"
 path = {json.dumps(str(clip.resolve()))}
+pace = "{pace}"
 [stations.demo]
 camera = "belt"
 bundle = {json.dumps(str(bundle.folder))}
@@ -350,6 +354,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--per", choices=("object", "frame"), help="what a decision is about (default: by the bundle)")
     parser.add_argument("--seed", type=int, default=7, help="of the rendered clip")
     parser.add_argument("--seconds", type=float, default=40.0, help="length of the rendered clip")
+    parser.add_argument("--python", default=sys.executable, help="what runs the daemon; default: this Python")
+    parser.add_argument(
+        "--pace", choices=("real_time", "max_speed"), default="real_time", help="max_speed: every frame"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="where clip, log and pictures go")
     return parser.parse_args()
 

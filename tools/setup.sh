@@ -4,6 +4,7 @@
 #   tools/setup.sh dev      .venv with everything that the tests and checks import
 #   tools/setup.sh legacy   .venv-legacy with the old tflite_runtime that Coral boxes have (where there is a Python 3.11)
 #   tools/setup.sh arm      .venv-arm: an emulated ARM64 Python with lineside's runtimes (on Debian); see setup_arm.sh
+#   tools/setup.sh cpus     .venv-cpus: this Python on emulated processors of other kinds; see setup_cpus.sh
 #   tools/setup.sh js       tests/js/node_modules, the tests' peers in JavaScript (where there is npm)
 #   tools/setup.sh system   Debian packages of the tests' real peers (broker, cameras, systemd); named if not installable
 set -euo pipefail
@@ -76,12 +77,12 @@ make_js() {
   twice npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund
 }
 
-make_arm() {
+make_emulated() { # $1: what is skipped without; $2: the script that sets it up
   if ! command -v dpkg-deb apt-get >/dev/null || [[ $(dpkg --print-architecture) != amd64 ]]; then
-    say "not a Debian on x86-64: tests on an emulated ARM board are skipped"
+    say "not a Debian on x86-64: $1 are skipped"
     return
   fi
-  tools/setup_arm.sh
+  "$2"
 }
 
 install_packages() {
@@ -120,8 +121,9 @@ case ${1:-} in
   legacy) make_legacy ;;
   system) install_packages ;;
   js) make_js ;;
-  arm) make_arm ;;
-  *) say "usage: tools/setup.sh demo|dev|legacy|system|js|arm" && exit 64 ;;
+  arm) make_emulated "tests on an emulated ARM board" tools/setup_arm.sh ;;
+  cpus) make_emulated "models on emulated processors" tools/setup_cpus.sh ;;
+  *) say "usage: tools/setup.sh demo|dev|legacy|system|js|arm|cpus" && exit 64 ;;
 esac
 mkdir -p "$STAMPS"
 touch "$STAMPS/$1"
