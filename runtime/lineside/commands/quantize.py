@@ -46,6 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search-s", type=float, default=300.0, metavar="S", help="for trying ranges and layers, a format (300)"
     )
+    parser.add_argument(
+        "--for",
+        dest="made_for",
+        default="any",
+        metavar="PROCESSOR",
+        help="what it must be right on: x86-64-v2, x86-64-v3 (AVX2 without VNNI), vnni, arm64, arm64-dotprod, or any",
+    )
+    parser.add_argument(
+        "--emulate-s",
+        type=float,
+        metavar="S",
+        help="for trying the files on emulated processors, where qemu-user is installed, a format (as --search-s)",
+    )
+    parser.add_argument(
+        "--arm-python", type=Path, metavar="FILE", help="an ARM64 Python that runs here, emulated, with its runtimes"
+    )
     parser.add_argument("--backend", action="append", metavar="NAME", help="make it for these; default: all installed")
     parser.add_argument("--keep-float", action="store_true", help="pack the float model, too")
     describe.add_arguments(parser)
@@ -66,20 +82,27 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("calibration", "validation"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: at least 1")
-    if not args.search_s >= 0:
-        raise ConfigError(f"--search-s {args.search_s:g}: seconds, 0 or more")
+    for name in ("search_s", "emulate_s"):
+        seconds = getattr(args, name)
+        if seconds is not None and not seconds >= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} {seconds:g}: seconds, 0 or more")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise ConfigError(f"{args.output}: exists and is not empty: a bundle is never changed; give another folder")
 
 
 def _run(args: argparse.Namespace, scratch: Path) -> int:
+    from lineside.quantize.emulated import emulators
     from lineside.quantize.measure import Judge, Reading, Runner
     from lineside.quantize.pictures import find_pictures, load
+    from lineside.quantize.processors import used_by, wanted
     from lineside.quantize.search import Bounds
     from lineside.quantize.truth import read_truths
     from lineside.quantize.work import Job, from_onnx, from_tflite
 
     say = _teller()
+    kinds = wanted(args.made_for)
+    backends = used_by(_backends(args.backend), kinds)
+    emulated = emulators(args.arm_python)
     found = find_pictures(args.images)
     sources = _sources(args, scratch)
     facts = sources[0]
@@ -98,7 +121,6 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         pictures, truths = _labelled(pictures, truth_of, args.labels_from)
     else:
         truths = None
-    backends = _backends(args.backend)
     reference = Runner(facts.artefact, reading, _reference_backend(facts))
     judge = Judge(reading, reference.see(pictures.validation), truths)
     job = Job(
@@ -112,12 +134,17 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         re.sub("[_-](fp32|float32|float)$", "", Path(args.model.removeprefix("timm:")).stem),
         args.search_s,
         say,
+        kinds,
+        emulated,
+        args.search_s if args.emulate_s is None else args.emulate_s,
     )
     for each in _for_backends(sources, backends):
         {"onnx": from_onnx, "tflite": from_tflite}[each.format](job, each.artefact)
     reference.close()
     report = _report(args, job, facts)
     print(report.table())
+    for line in report.proved():
+        print(line)
     for line in report.floats():
         print(f"stays in float: {line}")
     for note in job.notes:
@@ -231,6 +258,8 @@ def _report(args: argparse.Namespace, job: Job, facts: ModelFacts) -> Report:
         accepted=not job.holds,
         rows=job.rows,
         found=job.found,
+        made_for=args.made_for,
+        proofs=job.proofs,
         notes=job.notes,
         versions=_versions(),
     )

@@ -109,6 +109,10 @@ class Judge:
         self._reading, self._reference, self._truths = reading, reference, truths
         self.accuracy = None if truths is None else self._accuracy(reference, truths)
 
+    def first(self, count: int) -> Judge:
+        """The same of the first so many pictures."""
+        return Judge(self._reading, self._reference[:count], None if self._truths is None else self._truths[:count])
+
     @property
     def finds(self) -> int:
         """Pictures in which the float model decides something: another class than the commonest, or a finding."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineside.quantize.measure import Score
+from lineside.quantize.proof import Proof
 from lineside.quantize.search import Bounds, Found
 
 _MOST_BLAMED = 20
@@ -54,6 +55,8 @@ class Report:
     accepted: bool  # with --accept-flips although the bounds don't hold
     rows: Sequence[Row]
     found: dict[str, Found]  # of the searches, by format
+    made_for: str  # --for
+    proofs: Sequence[Proof]
     notes: Sequence[str]
     versions: dict[str, str]
 
@@ -67,6 +70,14 @@ class Report:
             words = [row[at].rjust(widths[at]) if HEADS[at] in _RIGHT else row[at].ljust(widths[at]) for at in used]
             lines.append("  ".join(words).rstrip())
         return "\n".join(lines)
+
+    def proved(self) -> list[str]:
+        """A line for each file and backend: on which processors it is right, and how that is known."""
+        lines = []
+        for file, backend in dict.fromkeys((proof.file, proof.backend) for proof in self.proofs):
+            each = [one for one in self.proofs if (one.file, one.backend) == (file, backend)]
+            lines.append(f"{file} on {backend}: " + "; ".join(f"{one.processor} {_known(one)}" for one in each))
+        return lines
 
     def floats(self) -> list[str]:
         """The layers that stay in float because they break accuracy, with how far each alone moves the scores."""
@@ -89,6 +100,7 @@ class Report:
             "",
             *_table(HEADS, [row.cells() for row in self.rows]),
         ]
+        lines += _processors(self.made_for, self.proofs)
         for format, found in self.found.items():
             lines += _searched(TITLES[format], found)
         lines += ["", *(f"- {note}" for note in (*self.notes, *self.unreadable))]
@@ -106,6 +118,8 @@ class Report:
             "basis": self.basis,
             "bounds": {"max_flips": self.bounds.max_flips, "max_loss": self.bounds.max_loss, "accepted": self.accepted},
             "artefacts": [_row(row) for row in self.rows],
+            "for": self.made_for,
+            "processors": [_proof(proof) for proof in self.proofs],
             "notes": list(self.notes),
             "versions": self.versions,
         }
@@ -119,6 +133,38 @@ class Report:
                 "sensitivity": {each.block.name: round(each.drift, 5) for each in found.blamed},
             }
         return plain
+
+
+def _known(proof: Proof) -> str:
+    flips = "" if proof.score is None else f", {proof.score.flips} of {proof.score.pictures} flip"
+    return f"{'' if proof.holds else 'WRONG, '}{proof.how}{flips}"
+
+
+def _processors(made_for: str, proofs: Sequence[Proof]) -> list[str]:
+    """On which processors each file holds the bounds, as Markdown."""
+    lines = ["", f"## Processors (--for {made_for})", ""]
+    rows = [
+        (
+            *(one.file, one.backend, one.processor, one.how if one.holds else f"{one.how}: beyond the bounds"),
+            "" if one.score is None else f"{one.score.flips} of {one.score.pictures}",
+            "" if one.score is None else f"{one.score.loss:.1%}",
+            one.why,
+        )
+        for one in proofs
+    ]
+    return lines + _table(("file", "backend", "processor", "proved", "flips", "loss", "by"), rows)
+
+
+def _proof(proof: Proof) -> dict[str, Any]:
+    return {
+        "file": proof.file,
+        "backend": proof.backend,
+        "processor": proof.processor,
+        "how": proof.how,
+        "by": proof.why,
+        "holds": proof.holds,
+        **({} if proof.score is None else _score(proof.score)),
+    }
 
 
 def _searched(title: str, found: Found) -> list[str]:

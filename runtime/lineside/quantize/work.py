@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ from lineside.quantize import graph, ir, qdq, ranges, tflite
 from lineside.quantize.maker import ModelMaker, Write
 from lineside.quantize.measure import Judge, Reading, Runner
 from lineside.quantize.pictures import Pictures, Shot
+from lineside.quantize.processors import PROCESSORS, Processor, here
+from lineside.quantize.proof import Proof, Prover
 from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds, Found, Say, search
 from lineside.records import Artefact, InputSpec, TensorSpec
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 
 BACKENDS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "tflite": ("litert",)}
 _FASTER = 0.95  # an IR that takes more of the ONNX file's time than this is not worth a second file
+_AS_FAST = 1.05  # the same, where the ONNX file runs in float on other processors and the IR does not
 _FAR_FASTER = 0.75  # of the whole TFLite file's time
+_SATURATING = tuple(kind.name for kind in PROCESSORS if kind.saturates)
 _ROUNDS, _RUNS = 5, 6  # for latency: every artefact has its turn in every round, so that all see the same noise
 
 
@@ -47,17 +52,27 @@ class Job:
     stem: str  # of the artefacts' names
     search_s: float
     say: Say
+    kinds: Sequence[Processor] = PROCESSORS  # that the files are for
+    emulators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # commands, by the processor's name
+    emulate_s: float = 0.0  # for proofs by emulation, a format
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kept: list[Artefact] = field(default_factory=list)
     found: dict[str, Found] = field(default_factory=dict)  # by format, where layers were looked at
+    proofs: list[Proof] = field(default_factory=list)  # of what is kept
 
     @property
     def holds(self) -> bool:
-        """Whether every artefact that is kept holds the bounds on every backend that will take it."""
+        """Whether every artefact that is kept holds the bounds on every backend that will take it, on every processor
+        that it is for."""
         files = {Path(artefact.path).name for artefact in self.kept}
         used = [row.score for row in self.rows if row.file in files and not row.left_out]
-        return bool(used) and all(map(self.bounds.hold, used))
+        return bool(used) and all(map(self.bounds.hold, used)) and all(proof.holds for proof in self.proofs)
+
+    @property
+    def saturates(self) -> bool:
+        """Whether one of the processors adds products of unbounded weights in 16 bits."""
+        return any(kind.saturates for kind in self.kinds)
 
 
 def feed(shot: Shot, spec: InputSpec) -> NDArray[np.float32]:
@@ -85,15 +100,82 @@ def from_onnx(job: Job, source: Artefact) -> None:
     job.found["onnx"] = found = search(network, maker, job.bounds, job.say, budget_s=job.search_s)
     if found.best.fault:
         raise ConfigError(f"{source.path}: its INT8 model cannot be used: {found.best.fault}")
+    best = found.best
     path = job.scratch / f"{job.stem}_int8.onnx"
-    one = maker.made(found.best.method, found.best.in_float, path)
-    made = [replace(one, precision="mixed" if found.floats else "int8")]
+    one = replace(maker.made(best.method, best.in_float, path), precision="mixed" if found.floats else "int8")
+    made = [one]
+    if job.saturates:
+        path = job.scratch / f"{job.stem}_int8_7bit.onnx"
+        qdq.quantise(network, limits(best.method), best.in_float, path, weight_bits=7)
+        made.append(replace(one, path=str(path)))
     if "openvino" in job.backends:
-        made += _ir(job, network, [one() for one in feeds], found, replace(made[0], format="openvino"))
-    rows = used_in_openvino(measured(job, [source, *made]), job.bounds)
-    used = {row.file for row in rows if not row.left_out}
-    job.rows += rows
+        made += _ir(job, network, [one() for one in feeds], found, replace(one, format="openvino"))
+    rows = measured(job, [source, *made])
+
+    def choose(left: list[Row]) -> list[Row]:
+        left = one_onnx(left, job.bounds)
+        return used_in_openvino(left, job.bounds, _FASTER if here() in _SATURATING or not job.saturates else _AS_FAST)
+
+    _keep(job, rows, made, choose)
+
+
+def _keep(job: Job, rows: list[Row], made: Sequence[Artefact], choose: Callable[[list[Row]], list[Row]]) -> None:
+    """Keep what `choose` leaves in, with its proofs; what a processor gets wrong is left out, and chosen anew."""
+    prover = Prover(
+        job.kinds,
+        here(),
+        job.emulators,
+        job.reading,
+        job.judge,
+        job.pictures.validation,
+        job.bounds,
+        job.say,
+    )
+    ends = time.monotonic() + job.emulate_s
+    wrong: list[Row] = []
+    while True:
+        chosen = choose(rows)
+        used = {row.file for row in chosen if not row.left_out}
+        pairs = [
+            (one, row.backend, row.score)
+            for one in made
+            for row in chosen
+            if row.file == Path(one.path).name and not row.left_out
+        ]
+        proofs = prover.prove(pairs, max(0.0, ends - time.monotonic()))
+        failed = {proof.file: proof for proof in proofs if not proof.holds and proof.processor != prover.here}
+        left = [row for row in rows if row.file not in failed]
+        if not failed or not any(row.precision != "fp32" for row in left):
+            break
+        job.notes += [f"Left out: {proof}" for proof in failed.values()]
+        wrong += [replace(row, left_out=f"wrong on {failed[row.file].processor}") for row in rows if row not in left]
+        rows = left
+    job.rows += [*chosen, *wrong]
     job.kept += [one for one in made if Path(one.path).name in used]
+    job.proofs += proofs
+
+
+def one_onnx(rows: list[Row], bounds: Bounds) -> list[Row]:
+    """Of the ONNX files one is used: weights of 8 bits, or of 7 where only that holds the bounds or is faster."""
+    files = list(
+        dict.fromkeys(row.file for row in rows if Path(row.file).suffix == ".onnx" and row.precision != "fp32")
+    )
+    if len(files) < 2:
+        return rows
+    by_file = {file: [row for row in rows if row.file == file] for file in files}
+    holding = [file for file in files if all(bounds.hold(row.score) for row in by_file[file])]
+
+    def time_of(file: str) -> float:
+        return sum(row.latency_ms for row in by_file[file])
+
+    best = min(holding or files, key=time_of)
+    if holding and time_of(best) > _FASTER * time_of(holding[0]):
+        best = holding[0]
+    if not holding:
+        best = min(files, key=lambda file: max(bounds.excess(row.score) for row in by_file[file]))
+    return [
+        replace(row, left_out=f"{best} is better") if row.file in files and row.file != best else row for row in rows
+    ]
 
 
 def _maker(job: Job, tried: Artefact, write: Write) -> ModelMaker:
@@ -118,7 +200,7 @@ def _ir(job: Job, network: graph.Network, inputs: list[Any], found: Found, like:
     for in_float in dict.fromkeys((safe, blamed)):  # NNCF corrects biases: what breaks in ONNX may hold here
         made = replace(made, precision="mixed" if in_float > safe else "int8")
         try:
-            ir.quantise(network.path, inputs, in_float, network.attention, path)
+            ir.quantise(network.path, inputs, in_float, network.attention, path, weight_bits=7 if job.saturates else 8)
             runner = Runner(made, job.reading, "openvino")
             score = job.judge.score(runner.see(job.pictures.validation))
             runner.close()
@@ -131,16 +213,20 @@ def _ir(job: Job, network: graph.Network, inputs: list[Any], found: Found, like:
     return [made]
 
 
-def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
-    """Of the ONNX file and the IR in OpenVINO, one is used: the IR where it holds the bounds and is faster, or where
-    the ONNX file does not hold them."""
-    both = {Path(row.file).suffix: row for row in rows if row.backend == "openvino" and row.precision != "fp32"}
-    if ".xml" not in both:
+def used_in_openvino(rows: list[Row], bounds: Bounds, faster: float = _FASTER) -> list[Row]:
+    """Of the ONNX file and the IR in OpenVINO, one is used: the IR where it holds the bounds and takes at most `faster`
+    of the time, or where the ONNX file does not hold them."""
+    both = {
+        Path(row.file).suffix: row
+        for row in rows
+        if row.backend == "openvino" and row.precision != "fp32" and not row.left_out
+    }
+    if len(both) < 2:
         return rows
     onnx, xml = both[".onnx"], both[".xml"]
     if not bounds.hold(xml.score):
         out, why = xml, "beyond the bounds"
-    elif bounds.hold(onnx.score) and xml.latency_ms > _FASTER * onnx.latency_ms:
+    elif bounds.hold(onnx.score) and xml.latency_ms > faster * onnx.latency_ms:
         out, why = xml, "no faster than the ONNX file"
     else:
         out, why = onnx, "OpenVINO takes the .xml"
@@ -181,9 +267,12 @@ def from_tflite(job: Job, source: Artefact) -> None:
         raise ConfigError(f"{source.path}: no INT8 TFLite of it can be used", *job.notes)
     for row in rows:
         job.say(f"{row.file}: {row.score}, {row.latency_ms:.2f} ms")
-    chosen = _tflite_to_use(rows, job.bounds)
-    job.rows += [reference, *(row if row is chosen else replace(row, left_out=_why(row, job.bounds)) for row in rows)]
-    job.kept += [one for one in made if Path(one.path).name == chosen.file]
+
+    def choose(left: list[Row]) -> list[Row]:
+        best = _tflite_to_use(left[1:], job.bounds)
+        return [left[0], *(row if row is best else replace(row, left_out=_why(row, job.bounds)) for row in left[1:])]
+
+    _keep(job, [reference, *rows], made, choose)
 
 
 def _scopes(job: Job, network: graph.Network, maker: ModelMaker) -> list[Artefact]:
