@@ -112,9 +112,11 @@ def from_onnx(job: Job, source: Artefact) -> None:
         made += _ir(job, network, [one() for one in feeds], found, replace(one, format="openvino"))
     rows = measured(job, [source, *made])
 
+    faster = _FASTER if here() in _SATURATING or not job.saturates else _AS_FAST
+    narrow = made[1].path if job.saturates else ""
+
     def choose(left: list[Row]) -> list[Row]:
-        left = one_onnx(left, job.bounds)
-        return used_in_openvino(left, job.bounds, _FASTER if here() in _SATURATING or not job.saturates else _AS_FAST)
+        return to_use(left, Path(narrow).name, job.bounds, faster)
 
     _keep(job, rows, made, choose)
 
@@ -155,27 +157,28 @@ def _keep(job: Job, rows: list[Row], made: Sequence[Artefact], choose: Callable[
     job.proofs += proofs
 
 
-def one_onnx(rows: list[Row], bounds: Bounds) -> list[Row]:
-    """Of the ONNX files one is used: weights of 8 bits, or of 7 where only that holds the bounds or is faster."""
-    files = list(
-        dict.fromkeys(row.file for row in rows if Path(row.file).suffix == ".onnx" and row.precision != "fp32")
-    )
-    if len(files) < 2:
-        return rows
-    by_file = {file: [row for row in rows if row.file == file] for file in files}
-    holding = [file for file in files if all(bounds.hold(row.score) for row in by_file[file])]
+def to_use(rows: list[Row], narrow: str, bounds: Bounds, faster: float = _FASTER) -> list[Row]:
+    """Of two ONNX files one is used: that with weights of 8 bits. The other (`narrow`), whose weights have 7, is where
+    only that holds the bounds, or where OpenVINO takes the ONNX file: without VNNI it runs only the narrow one in INT8.
 
-    def time_of(file: str) -> float:
-        return sum(row.latency_ms for row in by_file[file])
+    For OpenVINO see `used_in_openvino`.
+    """
+    wide = [row.file for row in rows if row.file.endswith(".onnx") and row.precision != "fp32" and row.file != narrow]
+    if not wide or all(row.file != narrow for row in rows):
+        return used_in_openvino(rows, bounds, faster)
 
-    best = min(holding or files, key=time_of)
-    if holding and time_of(best) > _FASTER * time_of(holding[0]):
-        best = holding[0]
-    if not holding:
-        best = min(files, key=lambda file: max(bounds.excess(row.score) for row in by_file[file]))
-    return [
-        replace(row, left_out=f"{best} is better") if row.file in files and row.file != best else row for row in rows
-    ]
+    def without(file: str, why: str) -> list[Row]:
+        left = [replace(row, left_out=why) if row.file == file else row for row in rows]
+        return used_in_openvino(left, bounds, faster)
+
+    in_wide = without(narrow, "weights of 8 bits lose less")
+    in_narrow = without(wide[0], "OpenVINO runs weights of 7 bits faster without VNNI")
+    if not all(bounds.hold(row.score) for row in in_wide if row.file == wide[0] and not row.left_out):
+        in_narrow = without(wide[0], "beyond the bounds")
+    elif not any(row.file == wide[0] and row.backend == "openvino" and not row.left_out for row in in_wide):
+        return in_wide
+    narrow_holds = all(bounds.hold(row.score) for row in in_narrow if row.file == narrow and not row.left_out)
+    return in_narrow if narrow_holds else in_wide
 
 
 def _maker(job: Job, tried: Artefact, write: Write) -> ModelMaker:

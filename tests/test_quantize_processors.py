@@ -1,0 +1,340 @@
+"""What `lineside quantize` makes holds its bounds on every processor that it is made for, and the report says how that
+is known. The model here goes wrong wherever two products of INT8 are added in 16 bits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lineside.cli import main
+from lineside.errors import ConfigError
+from lineside.hal import processor
+from lineside.quantize import graph, ir, qdq, ranges
+from lineside.quantize.emulated import emulators
+from lineside.quantize.measure import Judge, Reading, Runner, Score
+from lineside.quantize.pictures import Shot, load
+from lineside.quantize.processors import (
+    PROCESSORS,
+    SEVEN_BITS,
+    Weights,
+    exact_by,
+    here,
+    kind_of,
+    used_by,
+    wanted,
+    weights_of,
+)
+from lineside.quantize.proof import Prover
+from lineside.quantize.report import Row
+from lineside.quantize.search import Bounds
+from lineside.quantize.work import feed, to_use
+from lineside.records import Artefact, DecodeSettings, InputSpec
+from quantizing import SIDE, attention_model, brightness_model, brightness_pictures
+
+SPEC = InputSpec(SIDE, SIDE, "bgr", "nchw", resize="stretch")
+READING = Reading(SPEC, "classify", DecodeSettings(scores="logit"), ("dark", "bright"))
+BOUNDS = Bounds(0.02, 0.02)
+BY_NAME = {kind.name: kind for kind in PROCESSORS}
+SATURATING = {"exact_int8": False}
+WORDS = ("--mean", "0", "--std", "1", "--color", "bgr", "--resize", "stretch", "--scores", "logit")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with float.onnx, 8.onnx and 7.onnx, and pictures."""
+    folder = tmp_path_factory.mktemp("brightness")
+    brightness_pictures(folder / "pictures", 40)
+    (folder / "labels.txt").write_text("dark\nbright\n")
+    network = graph.prepare(brightness_model(folder / "model.onnx"), (1, 3, SIDE, SIDE), folder)
+    feeds = [lambda each=shot: feed(each, SPEC) for shot in shots(folder).calibration]
+    limits = ranges.collect(network.path, feeds, network.input, lambda: None).limits("min-max")
+    for bits in (7, 8):
+        qdq.quantise(network, limits, (), folder / f"{bits}.onnx", weight_bits=bits)
+    return folder
+
+
+def shots(folder: Path) -> Any:
+    return load(sorted((folder / "pictures").iterdir()), SPEC, 10, 30)
+
+
+def artefact(path: Path) -> Artefact:
+    return Artefact(str(path), "onnx", "int8", "")
+
+
+def judged(folder: Path) -> tuple[Judge, tuple[Shot, ...]]:
+    pictures = shots(folder).validation
+    reference = Runner(Artefact(str(folder / "model.onnx"), "onnx", "fp32", ""), READING, "onnxruntime")
+    return Judge(READING, reference.see(pictures), None), pictures
+
+
+def flips(folder: Path, file: str, backend: str, options: dict[str, object] | None = None) -> int:
+    judge, pictures = judged(folder)
+    return judge.score(Runner(artefact(folder / file), READING, backend, options).see(pictures)).flips
+
+
+# --- on this machine
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("file", ["7.onnx", "8.onnx"])
+def test_bright_pictures_are_bright_as_lineside_opens_the_file(made: Path, backend: str, file: str) -> None:
+    assert flips(made, file, backend) == 0
+
+
+@pytest.mark.skipif(not processor.saturates_int8(), reason="this processor adds INT8 products in 32 bits")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_only_weights_of_8_bits_go_wrong_in_16_bit_sums(made: Path, backend: str) -> None:
+    assert flips(made, "8.onnx", backend, SATURATING) == 15, "each bright one: this model shows the fault"
+    assert flips(made, "7.onnx", backend, SATURATING) == 0
+
+
+# --- emulated
+
+
+@pytest.fixture(scope="session")
+def qemu() -> str:
+    found = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
+    if not found:
+        pytest.skip("other processors are emulated by qemu-x86_64: apt install qemu-user")
+    return found
+
+
+def prover(folder: Path, qemu: str, **more: Any) -> Prover:
+    """For an emulated Haswell, whatever this machine is."""
+    judge, pictures = judged(folder)
+    commands = {"x86-64-v3": (qemu, "-cpu", "Haswell", sys.executable)}
+    return Prover(wanted("x86-64-v3"), "", commands, READING, judge, pictures[:8], BOUNDS, lambda words: None, **more)
+
+
+NONE = Score(8, 0, 0.0, None, 0.0)
+
+
+@pytest.mark.timeout(300)
+def test_an_emulated_processor_without_vnni_gets_it_right_as_lineside_opens_the_file(made: Path, qemu: str) -> None:
+    (proof,) = prover(made, qemu).prove([(artefact(made / "8.onnx"), "onnxruntime", NONE)], 280)
+    assert (proof.how, proof.why, proof.holds) == ("emulated", f"{Path(qemu).name} -cpu Haswell", True), proof
+    assert proof.score is not None
+    assert (proof.score.pictures, proof.score.flips) == (8, 0)
+
+
+@pytest.mark.timeout(300)
+def test_emulation_finds_what_goes_wrong_there(made: Path, qemu: str) -> None:
+    """The same without what keeps the sums exact: a proof that could not fail would be none."""
+    one = (artefact(made / "8.onnx"), "onnxruntime", NONE)
+    (proof,) = prover(made, qemu, options=SATURATING).prove([one], 280)
+    assert (proof.how, proof.holds) == ("emulated", False), proof
+    assert proof.score is not None
+    assert proof.score.flips >= 2
+
+
+def test_without_time_to_emulate_the_file_itself_is_looked_at(made: Path, qemu: str) -> None:
+    one = (artefact(made / "7.onnx"), "openvino", NONE)
+    for within_s, said in ((0.0, "no time for emulation"), (0.5, "0 pictures emulated in time")):
+        (proof,) = prover(made, qemu).prove([one], within_s)
+        assert (proof.how, proof.holds) == ("by construction", True)
+        assert proof.why.startswith("weights of 7 bits: two products fit into 16 bits; ")
+        assert said in proof.why
+
+
+def test_an_emulator_of_another_processor_proves_nothing(made: Path) -> None:
+    """This Python itself, said to be another kind of processor."""
+    other = "arm64" if here() != "arm64" else "vnni"
+    judge, pictures = judged(made)
+    commands = {other: (sys.executable,)}
+    asked = Prover(wanted(other), "", commands, READING, judge, pictures[:8], BOUNDS, lambda words: None)
+    (proof,) = asked.prove([(artefact(made / "8.onnx"), "onnxruntime", NONE)], 60)
+    assert proof.how == "by construction"
+    assert f"emulation failed: the emulated processor is {here()}, not {other}" in proof.why
+
+
+# --- by construction
+
+
+def test_weights_are_read_from_the_file(made: Path) -> None:
+    assert weights_of(made / "8.onnx") == Weights(127)
+    assert weights_of(made / "7.onnx") == Weights(SEVEN_BITS)
+    assert 2 * 255 * SEVEN_BITS <= np.iinfo(np.int16).max < 2 * 255 * (SEVEN_BITS + 1)
+
+
+def test_a_file_of_another_tool_with_int8_attention_is_no_file_of_7_bits(tmp_path: Path) -> None:
+    network = graph.prepare(attention_model(tmp_path / "model.onnx"), (1, 3, SIDE, SIDE), tmp_path)
+    feeds = [lambda: np.full((1, 3, SIDE, SIDE), 100, np.float32)] * 2
+    limits = ranges.collect(network.path, feeds, network.input, lambda: None).limits("min-max")
+    qdq.quantise(network, limits, (), tmp_path / "all.onnx", weight_bits=7)
+    found = weights_of(tmp_path / "all.onnx")
+    assert found is not None
+    assert (found.products, found.seven_bits, found.most <= SEVEN_BITS) == (True, False, True)
+    qdq.quantise(network, limits, network.unsafe, tmp_path / "layers.onnx", weight_bits=7)
+    found = weights_of(tmp_path / "layers.onnx")
+    assert found is not None
+    assert found.seven_bits
+
+
+@pytest.mark.parametrize("name", ["brightness", "attention"])
+def test_an_ir_for_any_processor_has_weights_of_7_bits_and_no_int8_product_of_activations(
+    tmp_path: Path, name: str
+) -> None:
+    pytest.importorskip("nncf", reason="INT8 OpenVINO IR needs NNCF: pip install 'lineside[quantize]'")
+    model = {"brightness": brightness_model, "attention": attention_model}[name](tmp_path / "model.onnx")
+    network = graph.prepare(model, (1, 3, SIDE, SIDE), tmp_path)
+    rng = np.random.default_rng(0)
+    inputs = [rng.uniform(0, 255, (1, 3, SIDE, SIDE)).astype(np.float32) for _ in range(4)]
+    for bits in (7, 8):
+        path = tmp_path / f"{bits}.xml"
+        ir.quantise(network.path, inputs, network.tail, network.attention, path, weight_bits=bits)
+        found = weights_of(path)
+        assert found is not None
+        assert found.most > 0
+        assert found.seven_bits is (bits == 7), found
+
+
+@pytest.mark.parametrize(
+    ("features", "machine", "kind"),
+    [
+        (("sse42",), "x86_64", "x86-64-v2"),
+        (("avx2",), "x86_64", "x86-64-v3"),
+        (("avx2", "avx512"), "x86_64", "x86-64-v3"),
+        (("avx2", "avx512", "vnni"), "x86_64", "vnni"),
+        (("asimd",), "aarch64", "arm64"),
+        (("asimd", "dotprod"), "aarch64", "arm64-dotprod"),
+        ((), "riscv64", ""),
+    ],
+)
+def test_a_processor_is_known_by_its_features(features: tuple[str, ...], machine: str, kind: str) -> None:
+    assert kind_of(features, machine) == kind
+
+
+def test_this_processor_is_one_of_them() -> None:
+    assert here() in BY_NAME
+    assert BY_NAME[here()].saturates is processor.saturates_int8()
+
+
+def test_what_is_exact_where() -> None:
+    wide, narrow = Weights(127), Weights(64)
+    for backend in ("onnxruntime", "openvino", "litert"):
+        for kind in PROCESSORS:
+            if backend == "openvino" and kind.is_arm:
+                assert exact_by(backend, kind, narrow) == ""
+                continue
+            assert exact_by(backend, kind, wide)
+            assert exact_by(backend, kind, narrow)
+    assert exact_by("onnxruntime", BY_NAME["arm64"], Weights(128)) == "", "-128 twice is beyond 16 bits"
+    assert "7 bits" in exact_by("openvino", BY_NAME["x86-64-v3"], narrow)
+    assert "in float" in exact_by("openvino", BY_NAME["x86-64-v3"], wide)
+    assert "in float" in exact_by("openvino", BY_NAME["x86-64-v3"], Weights(64, products=True))
+    assert exact_by("onnxruntime", BY_NAME["x86-64-v3"], None) == "", "a file that cannot be looked at"
+
+
+def row(file: str, flips: int = 0, latency_ms: float = 10, backend: str = "onnxruntime") -> Row:
+    return Row(file, "int8", backend, 1.0, latency_ms, Score(100, flips, 0.0, None, 0.0))
+
+
+def in_openvino(*rows: Row) -> list[Row]:
+    return [replace(each, backend="openvino") for each in rows]
+
+
+WIDE, NARROW = row("8.onnx"), row("7.onnx")
+
+
+@pytest.mark.parametrize(
+    ("rows", "used"),
+    [
+        ([WIDE, NARROW], ["8.onnx"]),
+        ([row("8.onnx", flips=9), NARROW], ["7.onnx"]),
+        ([row("8.onnx", flips=9), row("7.onnx", flips=9)], ["8.onnx"]),
+        ([WIDE, NARROW, *in_openvino(WIDE, NARROW)], ["7.onnx", "7.onnx"]),
+        ([WIDE, row("7.onnx", flips=9), *in_openvino(WIDE, NARROW)], ["8.onnx", "8.onnx"]),
+        ([WIDE, NARROW, *in_openvino(WIDE, NARROW, row("m.xml", latency_ms=5))], ["8.onnx", "m.xml"]),
+        ([WIDE, NARROW, *in_openvino(WIDE, NARROW, row("m.xml", flips=9))], ["7.onnx", "7.onnx"]),
+        ([WIDE, NARROW, *in_openvino(WIDE, NARROW, row("m.xml", latency_ms=12))], ["7.onnx", "7.onnx"]),
+        ([NARROW], ["7.onnx"]),
+    ],
+)
+def test_7_bits_are_used_where_only_they_hold_or_where_openvino_takes_the_onnx_file(
+    rows: list[Row], used: list[str]
+) -> None:
+    assert [each.file for each in to_use(rows, "7.onnx", BOUNDS) if not each.left_out] == used
+
+
+# --- the command
+
+
+def quantize(folder: Path, out: Path, *words: str) -> int:
+    asked = ("--images", folder / "pictures", "--labels", folder / "labels.txt", "-o", out)
+    return main(["quantize", *map(str, (folder / "model.onnx", *asked, *WORDS, *words))])
+
+
+def test_the_report_says_of_each_processor_how_it_is_known(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quantize(made, tmp_path / "made", "--backend", "onnxruntime", "--emulate-s", "0") == 0
+    said = json.loads((tmp_path / "made" / "quantize.json").read_text())
+    assert said["for"] == "any"
+    proofs = {proof["processor"]: proof for proof in said["processors"]}
+    assert list(proofs) == list(BY_NAME)
+    assert proofs[here()]["how"] == "this machine"
+    assert proofs[here()]["flips"] == 0
+    assert {proof["how"] for name, proof in proofs.items() if name != here()} == {"by construction"}
+    assert all(proof["holds"] and (proof["by"] or proof["processor"] == here()) for proof in proofs.values())
+    table = (tmp_path / "made" / "quantize.md").read_text()
+    assert "## Processors (--for any)" in table
+    assert "| onnxruntime | vnni | by construction |" in table
+    assert "arm64-dotprod by construction" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(300)
+def test_what_is_made_for_any_processor_is_tried_on_an_emulated_one(
+    made: Path, tmp_path: Path, qemu: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--backend", "onnxruntime", "--emulate-s", "200", "--for", "x86-64-v2", "--validation", "8")
+    assert quantize(made, tmp_path / "made", *words) == 0
+    (proof,) = json.loads((tmp_path / "made" / "quantize.json").read_text())["processors"]
+    assert (proof["processor"], proof["how"], proof["pictures"], proof["flips"]) == ("x86-64-v2", "emulated", 8, 0)
+    assert proof["by"] == f"{Path(qemu).name} -cpu Nehalem"
+    assert "x86-64-v2 emulated: starting" in capsys.readouterr().err
+
+
+def test_for_vnni_alone_weights_have_8_bits(made: Path, tmp_path: Path) -> None:
+    assert quantize(made, tmp_path / "made", "--backend", "onnxruntime", "--for", "vnni", "--emulate-s", "0") == 0
+    assert weights_of(tmp_path / "made" / "model_int8.onnx") == Weights(127)
+    files = {row["file"] for row in json.loads((tmp_path / "made" / "quantize.json").read_text())["artefacts"]}
+    assert files == {"model.onnx", "model_int8.onnx"}, "nothing of 7 bits was made"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--for", "pentium"), "--for pentium: is unknown; known are x86-64-v2, x86-64-v3, vnni, "),
+        (("--for", "arm64", "--backend", "openvino"), "--for arm64 with --backend openvino: OpenVINO compiles no INT8"),
+        (("--emulate-s", "-1"), "--emulate-s -1: seconds, 0 or more"),
+        (("--arm-python", "/nowhere/python"), "--arm-python /nowhere/python: does not run lineside: "),
+        (("--arm-python", sys.executable), f"runs on {here()}: give an ARM64 Python"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert quantize(made, tmp_path / "made", *words) == 78
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_backend_that_runs_on_some_of_the_processors_stays() -> None:
+    assert used_by(["openvino", "litert"], wanted("any")) == ["openvino", "litert"]
+    assert used_by(["openvino", "litert"], wanted("arm64")) == ["litert"]
+    with pytest.raises(ConfigError, match="OpenVINO compiles no INT8 file on ARM"):
+        used_by(["openvino"], wanted("arm64-dotprod"))
+
+
+def test_qemu_is_asked_for_the_two_kinds_that_it_knows(qemu: str) -> None:
+    assert {name: command[2] for name, command in emulators(None).items()} == {
+        "x86-64-v2": "Nehalem",
+        "x86-64-v3": "Haswell",
+    }
