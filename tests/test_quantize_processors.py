@@ -15,11 +15,14 @@ import pytest
 
 from lineside.cli import main
 from lineside.errors import ConfigError
+from lineside.golden import differences
 from lineside.hal import processor
 from lineside.quantize import graph, ir, qdq, ranges
 from lineside.quantize.emulated import emulators
+from lineside.quantize.golden_pictures import in_order
 from lineside.quantize.measure import Judge, Reading, Runner, Score
 from lineside.quantize.pictures import Shot, load
+from lineside.quantize.processor_proof import ProcessorProver
 from lineside.quantize.processors import (
     PROCESSORS,
     SEVEN_BITS,
@@ -31,11 +34,21 @@ from lineside.quantize.processors import (
     wanted,
     weights_of,
 )
-from lineside.quantize.proof import Prover
 from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds
 from lineside.quantize.work import feed, to_use
-from lineside.records import Artefact, DecodeSettings, InputSpec
+from lineside.records import (
+    Artefact,
+    Classification,
+    DecodeSettings,
+    Detections,
+    Image,
+    InputSpec,
+    Placement,
+    Seen,
+)
+from lineside.store.bundle import open_bundle
+from lineside.vision.prepare import Prepare
 from quantizing import SIDE, attention_model, brightness_model, brightness_pictures
 
 SPEC = InputSpec(SIDE, SIDE, "bgr", "nchw", resize="stretch")
@@ -106,11 +119,13 @@ def qemu() -> str:
     return found
 
 
-def prover(folder: Path, qemu: str, **more: Any) -> Prover:
+def prover(folder: Path, qemu: str, **more: Any) -> ProcessorProver:
     """For an emulated Haswell, whatever this machine is."""
     judge, pictures = judged(folder)
     commands = {"x86-64-v3": (qemu, "-cpu", "Haswell", sys.executable)}
-    return Prover(wanted("x86-64-v3"), "", commands, READING, judge, pictures[:8], BOUNDS, lambda words: None, **more)
+    return ProcessorProver(
+        wanted("x86-64-v3"), "", commands, READING, judge, pictures[:8], BOUNDS, lambda words: None, **more
+    )
 
 
 NONE = Score(8, 0, 0.0, None, 0.0)
@@ -148,10 +163,66 @@ def test_an_emulator_of_another_processor_proves_nothing(made: Path) -> None:
     other = "arm64" if here() != "arm64" else "vnni"
     judge, pictures = judged(made)
     commands = {other: (sys.executable,)}
-    asked = Prover(wanted(other), "", commands, READING, judge, pictures[:8], BOUNDS, lambda words: None)
+    asked = ProcessorProver(wanted(other), "", commands, READING, judge, pictures[:8], BOUNDS, lambda words: None)
     (proof,) = asked.prove([(artefact(made / "8.onnx"), "onnxruntime", NONE)], 60)
     assert proof.how == "by construction"
     assert f"emulation failed: the emulated processor is {here()}, not {other}" in proof.why
+
+
+# --- golden pictures
+
+
+def test_golden_pictures_tell_every_decision_and_fail_where_sums_saturate(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--backend", "onnxruntime", "--emulate-s", "0", "--max-flips", "0.1")
+    assert quantize(made, tmp_path / "made", *words) == 0
+    assert "golden pictures: 4 of the pictures are in the bundle, " in capsys.readouterr().out
+    bundle = open_bundle(tmp_path / "made")
+    assert bundle.golden is not None
+    answers = [case.answers["model_int8.onnx"] for case in bundle.golden.cases]
+    assert {max(said, key=lambda one: one.score).label for said in answers} == {"dark", "bright"}
+    assert main(["bundle", "verify", str(bundle.folder), "--backend", "onnxruntime"]) == 0
+    if not processor.saturates_int8():
+        return
+    for exact, failed in ((True, 0), (False, 2)):
+        runner = Runner(bundle.artefacts[0], READING, "onnxruntime", {"exact_int8": exact})
+        prepare = Prepare(SPEC)
+
+        def see(image: Image, runner: Runner = runner, prepare: Prepare = prepare) -> Seen:
+            canvas, placement, _ = prepare.put(image)
+            return runner.see([Shot(Path(), canvas, placement)])[0]
+
+        lines = differences(bundle, "model_int8.onnx", see, 0.0)
+        assert len({line.partition(":")[0] for line in lines}) >= failed, lines
+        assert bool(lines) is not exact
+
+
+def test_golden_pictures_can_be_left_out(made: Path, tmp_path: Path) -> None:
+    assert quantize(made, tmp_path / "made", "--backend", "onnxruntime", "--emulate-s", "0", "--golden", "0") == 0
+    assert open_bundle(tmp_path / "made").golden is None
+
+
+def test_every_decision_has_its_picture_and_what_shows_the_fault_comes_first() -> None:
+    spots = [shot_of(number) for number in range(8)]
+    sure, torn = Classification(np.array([0.9, 0.1])), Classification(np.array([0.55, 0.45]))
+    other = Classification(np.array([0.2, 0.8]))
+    order = in_order(spots[:4], [torn, sure, other, sure], READING, [0.0, 0.0, 0.0, 0.5])
+    assert [shot.path.name for shot in order] == ["3", "2", "1", "0"]
+    reading = replace(READING, settings=DecodeSettings(min_score=0.3))
+    seen = [boxes()] * 4 + [boxes(0.4), boxes(0.9), boxes(0.9, 0.8), boxes(0.5)]
+    names = [shot.path.name for shot in in_order(spots, seen, reading, [0.0] * 8)]
+    assert names[:5] == ["6", "5", "7", "0", "4"], "one in four may have nothing on it"
+    assert sorted(names) == [f"{number}" for number in range(8)]
+
+
+def shot_of(number: int) -> Shot:
+    return Shot(Path(f"{number}"), np.zeros((1, 1, 3), np.uint8), Placement(1, 1, 0, 0, 1, 1, 1, 1))
+
+
+def boxes(*scores: float) -> Detections:
+    count = len(scores)
+    return Detections(np.zeros((count, 4), np.float32), np.array(scores, np.float32), np.zeros(count, np.int32))
 
 
 # --- by construction
@@ -313,6 +384,7 @@ def test_for_vnni_alone_weights_have_8_bits(made: Path, tmp_path: Path) -> None:
     [
         (("--for", "pentium"), "--for pentium: is unknown; known are x86-64-v2, x86-64-v3, vnni, "),
         (("--for", "arm64", "--backend", "openvino"), "--for arm64 with --backend openvino: OpenVINO compiles no INT8"),
+        (("--golden", "-1"), "--golden -1: 0 or more"),
         (("--emulate-s", "-1"), "--emulate-s -1: seconds, 0 or more"),
         (("--arm-python", "/nowhere/python"), "--arm-python /nowhere/python: does not run lineside: "),
         (("--arm-python", sys.executable), f"runs on {here()}: give an ARM64 Python"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lineside.quantize.report import Report
     from lineside.quantize.truth import Truth
     from lineside.quantize.work import Job
+    from lineside.store.bundle import Bundle
 
 _AS_SLOW = 0.95  # of the float model's time
 _WHAT = (
@@ -63,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arm-python", type=Path, metavar="FILE", help="an ARM64 Python that runs here, emulated, with its runtimes"
     )
     parser.add_argument("--backend", action="append", metavar="NAME", help="make it for these; default: all installed")
+    parser.add_argument(
+        "--golden", type=int, default=4, metavar="N", help="put N of the pictures into the bundle as golden ones (4)"
+    )
     parser.add_argument("--keep-float", action="store_true", help="pack the float model, too")
     describe.add_arguments(parser)
 
@@ -82,6 +86,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("calibration", "validation"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: at least 1")
+    if args.golden < 0:
+        raise ConfigError(f"--golden {args.golden}: 0 or more")
     for name in ("search_s", "emulate_s"):
         seconds = getattr(args, name)
         if seconds is not None and not seconds >= 0:
@@ -334,6 +340,7 @@ def _pack(
     from shutil import copyfile
 
     from lineside.store.bundle import artefact_files
+    from lineside.commands.quantize_golden import with_golden
     from lineside.store.pack import pack
 
     artefacts = list(job.kept)
@@ -345,14 +352,30 @@ def _pack(
             beside.parent.mkdir(parents=True, exist_ok=True)
             copyfile(part, beside)
         artefacts.append(replace(each.artefact, path=str(path)))
-    bundle = pack(
-        args.output,
+    packed = {
         **described.for_pack(args),
-        artefacts=artefacts,
-        papers={"quantize.md": report.markdown(), "quantize.json": report.as_json()},
-    )
+        "artefacts": artefacts,
+        "papers": {"quantize.md": report.markdown(), "quantize.json": report.as_json()},
+    }
+    bundle = None
+    if args.golden:
+        bundle = with_golden(pack(job.scratch / "bundle", **packed), args.output, job, args.golden)
+        print(_told_golden(bundle, args.golden))
+    if bundle is None:
+        bundle = pack(args.output, **packed)
     print(f"bundle {bundle.folder}: {bundle.name} {bundle.version}, {bundle.digest[:19]}...; how: quantize.md in it")
     return 0
+
+
+def _told_golden(bundle: Bundle | None, asked: int) -> str:
+    if bundle is None or bundle.golden is None:
+        return "no golden pictures: the answers to all that were tried hang on one grey level, or on the backend"
+    count = len(bundle.golden.cases)
+    fewer = f" ({asked} were asked for; the others hang on one grey level)" if count < asked else ""
+    return (
+        f"golden pictures: {count} of the pictures are in the bundle{fewer}, for each box to prove its answers by; "
+        "--golden 0 leaves them out"
+    )
 
 
 def _teller() -> Callable[[str], None]:

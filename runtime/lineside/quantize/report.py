@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineside.quantize.measure import Score
-from lineside.quantize.proof import Proof
+from lineside.quantize.processor_proof import ProcessorProof
 from lineside.quantize.search import Bounds, Found
 
 _MOST_BLAMED = 20
@@ -25,20 +25,22 @@ class Row:
     latency_ms: float  # median, one picture, the model alone
     score: Score
     left_out: str = ""  # why this backend does not get this file
+    cpu_ms: float = 0.0  # the same in the processor's time, all threads together: steady on a machine that others use
 
     def cells(self) -> tuple[str, ...]:
         low, high = self.score.interval
         accuracy = "" if self.score.accuracy is None else f"{self.score.accuracy:.3f}"
         return (
             *(self.file, self.precision, self.backend, f"{self.size_mb:.2f}", f"{self.latency_ms:.2f}"),
+            f"{self.cpu_ms:.2f}",
             *(f"{self.score.flips} of {self.score.pictures}", f"{low:.1%} to {high:.1%}", f"{self.score.loss:.1%}"),
             *(accuracy, self.left_out),
         )
 
 
 TITLES = {"onnx": "ONNX", "tflite": "TFLite"}
-HEADS = ("file", "precision", "backend", "MB", "ms", "flips", "95 %", "loss", "accuracy", "not used")
-_RIGHT = {"MB", "ms", "flips", "loss", "accuracy"}
+HEADS = ("file", "precision", "backend", "MB", "ms", "CPU ms", "flips", "95 %", "loss", "accuracy", "not used")
+_RIGHT = {"MB", "ms", "CPU ms", "flips", "loss", "accuracy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Report:
     rows: Sequence[Row]
     found: dict[str, Found]  # of the searches, by format
     made_for: str  # --for
-    proofs: Sequence[Proof]
+    proofs: Sequence[ProcessorProof]
     notes: Sequence[str]
     versions: dict[str, str]
 
@@ -135,12 +137,12 @@ class Report:
         return plain
 
 
-def _known(proof: Proof) -> str:
+def _known(proof: ProcessorProof) -> str:
     flips = "" if proof.score is None else f", {proof.score.flips} of {proof.score.pictures} flip"
     return f"{'' if proof.holds else 'WRONG, '}{proof.how}{flips}"
 
 
-def _processors(made_for: str, proofs: Sequence[Proof]) -> list[str]:
+def _processors(made_for: str, proofs: Sequence[ProcessorProof]) -> list[str]:
     """On which processors each file holds the bounds, as Markdown."""
     lines = ["", f"## Processors (--for {made_for})", ""]
     rows = [
@@ -155,7 +157,7 @@ def _processors(made_for: str, proofs: Sequence[Proof]) -> list[str]:
     return lines + _table(("file", "backend", "processor", "proved", "flips", "loss", "by"), rows)
 
 
-def _proof(proof: Proof) -> dict[str, Any]:
+def _proof(proof: ProcessorProof) -> dict[str, Any]:
     return {
         "file": proof.file,
         "backend": proof.backend,
@@ -198,6 +200,7 @@ def _row(row: Row) -> dict[str, Any]:
         "backend": row.backend,
         "size_mb": round(row.size_mb, 3),
         "latency_ms": round(row.latency_ms, 3),
+        "cpu_ms": round(row.cpu_ms, 3),
         **_score(row.score),
         **({"left_out": row.left_out} if row.left_out else {}),
     }

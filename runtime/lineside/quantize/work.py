@@ -19,8 +19,8 @@ from lineside.quantize import graph, ir, qdq, ranges, tflite
 from lineside.quantize.maker import ModelMaker, Write
 from lineside.quantize.measure import Judge, Reading, Runner
 from lineside.quantize.pictures import Pictures, Shot
+from lineside.quantize.processor_proof import ProcessorProof, ProcessorProver
 from lineside.quantize.processors import PROCESSORS, Processor, here
-from lineside.quantize.proof import Proof, Prover
 from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds, Found, Say, search
 from lineside.records import Artefact, InputSpec, TensorSpec
@@ -59,7 +59,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
     kept: list[Artefact] = field(default_factory=list)
     found: dict[str, Found] = field(default_factory=dict)  # by format, where layers were looked at
-    proofs: list[Proof] = field(default_factory=list)  # of what is kept
+    proofs: list[ProcessorProof] = field(default_factory=list)  # of what is kept
 
     @property
     def holds(self) -> bool:
@@ -123,7 +123,7 @@ def from_onnx(job: Job, source: Artefact) -> None:
 
 def _keep(job: Job, rows: list[Row], made: Sequence[Artefact], choose: Callable[[list[Row]], list[Row]]) -> None:
     """Keep what `choose` leaves in, with its proofs; what a processor gets wrong is left out, and chosen anew."""
-    prover = Prover(
+    prover = ProcessorProver(
         job.kinds,
         here(),
         job.emulators,
@@ -324,7 +324,7 @@ def measured(job: Job, artefacts: Sequence[Artefact]) -> list[Row]:
     ]
     shots = job.pictures.validation
     scores = [job.judge.score(runner.see(shots)) for *_, runner in runners]
-    times: list[list[float]] = [[] for _ in runners]
+    times: list[list[tuple[float, float]]] = [[] for _ in runners]
     for _ in range(_ROUNDS):
         for (*_, runner), mine in zip(runners, times, strict=True):
             mine += [runner.once_ms(shots[number % len(shots)]) for number in range(_RUNS)]
@@ -333,5 +333,6 @@ def measured(job: Job, artefacts: Sequence[Artefact]) -> list[Row]:
         runner.close()
         path = Path(artefact.path)
         size_mb = sum(part.stat().st_size for part in artefact_files(path)) / 1e6
-        rows.append(Row(path.name, artefact.precision, name, size_mb, statistics.median(mine), score))
+        took_ms, cpu_ms = (statistics.median(values) for values in zip(*mine, strict=True))
+        rows.append(Row(path.name, artefact.precision, name, size_mb, took_ms, score, cpu_ms=cpu_ms))
     return rows

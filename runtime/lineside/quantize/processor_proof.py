@@ -21,7 +21,7 @@ MOST = 40  # pictures that an emulated processor looks at
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ProcessorProof:
     """One file in one backend on one kind of processor."""
 
     file: str
@@ -40,7 +40,7 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
-class Prover:
+class ProcessorProver:
     """What proofs are made with. `emulators`: commands by the processor's name, see `emulated.emulators`."""
 
     kinds: Sequence[Processor]  # that the files are for
@@ -53,7 +53,7 @@ class Prover:
     say: Say
     options: Options | None = None  # of the backend, on emulated processors
 
-    def prove(self, used: Sequence[tuple[Artefact, str, Score]], within_s: float) -> list[Proof]:
+    def prove(self, used: Sequence[tuple[Artefact, str, Score]], within_s: float) -> list[ProcessorProof]:
         """A proof for each file and backend (with its score on this machine) on each kind of processor.
 
         Emulation takes `within_s` seconds at most in all; each has its share of what is left.
@@ -74,23 +74,25 @@ class Prover:
     def _emulates(self, backend: str, kind: Processor) -> bool:
         return kind.name != self.here and kind.name in self.emulators and not not_run_by(backend, kind)
 
-    def _one(self, artefact: Artefact, backend: str, score: Score, kind: Processor, within_s: float) -> Proof:
+    def _one(self, artefact: Artefact, backend: str, score: Score, kind: Processor, within_s: float) -> ProcessorProof:
         file = Path(artefact.path).name
         if why := not_run_by(backend, kind):
-            return Proof(file, backend, kind.name, "not run", why)
+            return ProcessorProof(file, backend, kind.name, "not run", why)
         if kind.name == self.here:
-            return Proof(file, backend, kind.name, "this machine", "", score, self.bounds.hold(score))
+            return ProcessorProof(file, backend, kind.name, "this machine", "", score, self.bounds.hold(score))
         told = ""
         if self._emulates(backend, kind):
             proof = self._emulated(artefact, backend, kind, within_s)
-            if isinstance(proof, Proof):
+            if isinstance(proof, ProcessorProof):
                 return proof
             told = proof
         why = exact_by(backend, kind, weights_of(Path(artefact.path)))
         words = "; ".join(part for part in (why, told) if part)
-        return Proof(file, backend, kind.name, "by construction" if why else "not proved", words, holds=bool(why))
+        return ProcessorProof(
+            file, backend, kind.name, "by construction" if why else "not proved", words, holds=bool(why)
+        )
 
-    def _emulated(self, artefact: Artefact, backend: str, kind: Processor, within_s: float) -> Proof | str:
+    def _emulated(self, artefact: Artefact, backend: str, kind: Processor, within_s: float) -> ProcessorProof | str:
         """The proof, or why there is none."""
         if within_s <= 0:
             return "no time for emulation (--emulate-s)"
@@ -104,7 +106,7 @@ class Prover:
         judge = self.judge.first(count)
         score = judge.score(looked.seen)
         holds = self.bounds.hold(score) or self._no_worse(judge, artefact, backend, shots[:count], score)
-        proof = Proof(file, backend, kind.name, "emulated", _words(command), score, holds)
+        proof = ProcessorProof(file, backend, kind.name, "emulated", _words(command), score, holds)
         self.say(str(proof))
         return proof
 
