@@ -375,6 +375,11 @@ def test_what_is_made_for_any_processor_is_tried_on_an_emulated_one(
 def test_for_vnni_alone_weights_have_8_bits(made: Path, tmp_path: Path) -> None:
     assert quantize(made, tmp_path / "made", "--backend", "onnxruntime", "--for", "vnni", "--emulate-s", "0") == 0
     assert weights_of(tmp_path / "made" / "model_int8.onnx") == Weights(127)
+    bundle = open_bundle(tmp_path / "made")
+    assert [one.needs for one in bundle.artefacts] == [("vnni",)]
+    assert bundle.golden is not None
+    there = main(["infer", "--bundle", str(bundle.folder), str(made / "pictures" / "000.png")])
+    assert there == (0 if processor.has_vnni() else 78), "a box that lacks it is told so"
     files = {row["file"] for row in json.loads((tmp_path / "made" / "quantize.json").read_text())["artefacts"]}
     assert files == {"model.onnx", "model_int8.onnx"}, "nothing of 7 bits was made"
 

@@ -30,17 +30,18 @@ def with_golden(bundle: Bundle, folder: Path, job: Job, count: int) -> Bundle | 
     from lineside.store.pack import pack_golden
 
     shots = job.pictures.validation
+    here = replace(bundle, artefacts=tuple(replace(one, needs=()) for one in bundle.artefacts))  # right here, too
     used = [
         (one, row.backend)
-        for one in bundle.artefacts
+        for one in here.artefacts
         for row in job.rows
         if row.file == Path(one.path).name and not row.left_out
     ]
     far = faults(used, job.reading, shots[:_FAULTS_OF])
     order = in_order(shots, job.judge.reference, job.reading, far + [0.0] * (len(shots) - len(far)))
     paths = [shot.path for shot in order[: _TRIED * count]]
-    golden, unsteady = answered(bundle, paths, Tolerance(), job.say)
-    unlike = _unlike(bundle, golden, used, paths)
+    golden, unsteady = answered(here, paths, Tolerance(), job.say)
+    unlike = _unlike(here, golden, used, paths)
     good = [number for number, path in enumerate(paths) if path not in unsteady and path not in unlike][:count]
     if not good:
         return None

@@ -32,6 +32,7 @@ class Processor:
     words: str
     emulator: str = ""  # of qemu's programs; "": none of them knows this kind
     cpu: str = ""  # its -cpu
+    needs: tuple[str, ...] = ()  # what model.toml says of a file for this kind alone
 
     @property
     def is_arm(self) -> bool:
@@ -46,9 +47,9 @@ class Processor:
 PROCESSORS = (
     Processor("x86-64-v2", "x86-64 with SSE4.2", "qemu-x86_64", "Nehalem"),
     Processor("x86-64-v3", "x86-64 with AVX2 or AVX-512, without VNNI", "qemu-x86_64", "Haswell"),
-    Processor("vnni", "x86-64 with VNNI"),
+    Processor("vnni", "x86-64 with VNNI", needs=("vnni",)),
     Processor("arm64", "ARM64 without dot product"),
-    Processor("arm64-dotprod", "ARM64 with dot product"),
+    Processor("arm64-dotprod", "ARM64 with dot product", needs=("dotprod",)),
 )
 ANY = "any"
 NAMES = (*(each.name for each in PROCESSORS), ANY)

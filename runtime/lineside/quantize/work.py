@@ -153,7 +153,8 @@ def _keep(job: Job, rows: list[Row], made: Sequence[Artefact], choose: Callable[
         wrong += [replace(row, left_out=f"wrong on {failed[row.file].processor}") for row in rows if row not in left]
         rows = left
     job.rows += [*chosen, *wrong]
-    job.kept += [one for one in made if Path(one.path).name in used]
+    needs = job.kinds[0].needs if len(job.kinds) == 1 else ()
+    job.kept += [replace(one, needs=needs) for one in made if Path(one.path).name in used]
     job.proofs += proofs
 
 
