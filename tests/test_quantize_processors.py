@@ -411,7 +411,7 @@ def test_a_backend_that_runs_on_some_of_the_processors_stays() -> None:
 
 
 def test_qemu_is_asked_for_the_two_kinds_that_it_knows(qemu: str) -> None:
-    assert {name: command[2] for name, command in emulators(None).items()} == {
+    assert {name: command[2] for name, command in emulators().items()} == {
         "x86-64-v2": "Nehalem",
         "x86-64-v3": "Haswell",
     }

@@ -61,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for trying the files on emulated processors, where qemu-user is installed, a format (as --search-s)",
     )
     parser.add_argument(
-        "--arm-python", type=Path, metavar="FILE", help="an ARM64 Python that runs here, emulated, with its runtimes"
+        "--arm-python",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an ARM64 Python that runs here, emulated, with its runtimes; one for each kind of ARM",
     )
     parser.add_argument("--backend", action="append", metavar="NAME", help="make it for these; default: all installed")
     parser.add_argument(

@@ -39,15 +39,15 @@ class Looked:
     fault: str = ""  # why there are not more, but for want of time
 
 
-def emulators(arm_python: Path | None) -> dict[str, tuple[str, ...]]:
-    """The commands that start this Python, or the given one, on another processor, by the processor's name."""
+def emulators(arm_pythons: Sequence[Path] = ()) -> dict[str, tuple[str, ...]]:
+    """The commands that start this Python, or a given one, on another processor, by the processor's name."""
     found: dict[str, tuple[str, ...]] = {}
     for kind in PROCESSORS:
         program = shutil.which(kind.emulator) or shutil.which(f"{kind.emulator}-static") if kind.emulator else None
         if program and platform.machine() in ("x86_64", "AMD64"):
             found[kind.name] = (program, "-cpu", kind.cpu, sys.executable)
-    if arm_python is not None:
-        found[_kind_of_python(arm_python)] = (str(arm_python),)
+    for python in arm_pythons:
+        found[_kind_of_python(python)] = (str(python),)
     return found
 
 

@@ -119,6 +119,6 @@ class ProcessorProver:
 
 
 def _words(command: Sequence[str]) -> str:
-    """Without folders: "qemu-x86_64 -cpu Haswell"."""
+    """For people, without the folders above: "qemu-x86_64 -cpu Haswell", ".venv-arm/bin/python"."""
     program, *more = command
-    return " ".join((Path(program).name, *more[:-1]))
+    return " ".join((Path(program).name, *more[:-1])) if more else str(Path(*Path(program).parts[-3:]))
