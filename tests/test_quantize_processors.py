@@ -4,6 +4,7 @@ is known. The model here goes wrong wherever two products of INT8 are added in 1
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -167,6 +168,51 @@ def test_an_emulator_of_another_processor_proves_nothing(made: Path) -> None:
     (proof,) = asked.prove([(artefact(made / "8.onnx"), "onnxruntime", NONE)], 60)
     assert proof.how == "by construction"
     assert f"emulation failed: the emulated processor is {here()}, not {other}" in proof.why
+
+
+# argv: -cpu NAME PYTHON -m MODULE FOLDER. A processor that turns pictures into their negatives of all files
+# but those with `right` in their name.
+WRONG_PROCESSOR = """#!{python}
+import dataclasses, os, pickle, sys
+from lineside.quantize.processors import here
+*command, folder = sys.argv[3:]
+with open(folder + "/job", "rb") as file:
+    kind, artefact, reading, backend, options, shots = pickle.load(file)
+if "{right}" not in artefact.path:
+    shots = [dataclasses.replace(shot, canvas=255 - shot.canvas) for shot in shots]
+with open(folder + "/job", "wb") as file:
+    pickle.dump((here(), artefact, reading, backend, options, shots), file)
+os.execv(command[0], [*command, folder])
+"""
+
+
+@pytest.mark.skipif(here() not in ("x86-64-v3", "vnni"), reason="emulates x86-64-v2 on a newer x86-64")
+@pytest.mark.parametrize(("right", "code", "files"), [("7bit", 0, ["model_int8_7bit.onnx"]), ("no file", 1, [])])
+def test_what_is_wrong_on_one_processor_is_left_out_or_refused(
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    right: str,
+    code: int,
+    files: list[str],
+) -> None:
+    emulator = tmp_path / "qemu-x86_64"
+    emulator.write_text(WRONG_PROCESSOR.format(python=sys.executable, right=right))
+    emulator.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = ("--backend", "onnxruntime", "--for", "x86-64-v2", "--emulate-s", "100", "--validation", "8")
+    assert quantize(made, tmp_path / "made", *words) == code
+    out, err = capsys.readouterr()
+    if code:
+        assert "of accuracy is lost (on x86-64-v2); nothing was written" in err
+        assert "on onnxruntime: x86-64-v2 WRONG, emulated, " in out
+        assert not (tmp_path / "made").exists()
+        return
+    assert [Path(one.path).name for one in open_bundle(tmp_path / "made").artefacts] == files
+    assert "Left out: model_int8.onnx on onnxruntime, x86-64-v2: emulated (qemu-x86_64 -cpu Nehalem), " in out
+    rows = {row["file"]: row for row in json.loads((tmp_path / "made" / "quantize.json").read_text())["artefacts"]}
+    assert rows["model_int8.onnx"]["left_out"] == "wrong on x86-64-v2"
 
 
 # --- golden pictures

@@ -163,12 +163,17 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     if not job.holds and not args.accept_flips:
         print(
             f"lineside quantize: refused: more than {args.max_flips:.1%} of the decisions flip or more than "
-            f"{args.max_loss:.1%} of accuracy is lost; nothing was written. More and other pictures, --labels-from, or "
+            f"{args.max_loss:.1%} of accuracy is lost{_on(job)}; nothing was written. More and other pictures, --labels-from, or "
             "other bounds may help; --accept-flips writes the bundle all the same",
             file=sys.stderr,
         )
         return 1
     return _pack(args, job, described, sources, report)
+
+
+def _on(job: Job) -> str:
+    names = list(dict.fromkeys(proof.processor for proof in job.proofs if not proof.holds))
+    return f" (on {', '.join(names)})" if names else ""
 
 
 def _sources(args: argparse.Namespace, scratch: Path) -> list[ModelFacts]:
