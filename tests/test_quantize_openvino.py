@@ -137,7 +137,7 @@ def test_the_ir_is_measured_beside_the_onnx_file(tmp_path: Path, capsys: pytest.
     assert main(["quantize", *map(str, words)]) == 0, capsys.readouterr().err
     rows = json.loads((tmp_path / "made" / "quantize.json").read_text())["artefacts"]
     in_openvino = {row["file"]: row for row in rows if row["backend"] == "openvino"}
-    assert set(in_openvino) == {"model.onnx", "model_int8.onnx", "model_int8_7bit.onnx", "model_int8.xml"}
+    assert set(in_openvino) == {"model.onnx", "model_int8.onnx", "model_int8_8bit.onnx", "model_int8.xml"}
     used = [file for file, row in in_openvino.items() if row["precision"] != "fp32" and "left_out" not in row]
     assert len(used) == 1
     assert in_openvino[used[0]]["flips"] <= 0.02 * in_openvino[used[0]]["pictures"]

@@ -163,8 +163,8 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     if not job.holds and not args.accept_flips:
         print(
             f"lineside quantize: refused: more than {args.max_flips:.1%} of the decisions flip or more than "
-            f"{args.max_loss:.1%} of accuracy is lost{_on(job)}; nothing was written. More and other pictures, --labels-from, or "
-            "other bounds may help; --accept-flips writes the bundle all the same",
+            f"{args.max_loss:.1%} of accuracy is lost{_on(job)}; nothing was written. More and other pictures, "
+            "--labels-from, or other bounds may help; --accept-flips writes the bundle all the same",
             file=sys.stderr,
         )
         return 1

@@ -139,7 +139,7 @@ class Report:
 
 def _known(proof: ProcessorProof) -> str:
     flips = "" if proof.score is None else f", {proof.score.flips} of {proof.score.pictures} flip"
-    return f"{'' if proof.holds else 'WRONG, '}{proof.how}{flips}"
+    return f"{'' if proof.holds else 'BEYOND THE BOUNDS, '}{proof.how}{flips}"
 
 
 def _processors(made_for: str, proofs: Sequence[ProcessorProof]) -> list[str]:

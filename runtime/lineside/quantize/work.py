@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 BACKENDS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "tflite": ("litert",)}
 _FASTER = 0.95  # an IR that takes more of the ONNX file's time than this is not worth a second file
-_AS_FAST = 1.05  # the same, where the ONNX file runs in float on other processors and the IR does not
 _FAR_FASTER = 0.75  # of the whole TFLite file's time
-_SATURATING = tuple(kind.name for kind in PROCESSORS if kind.saturates)
 _ROUNDS, _RUNS = 5, 6  # for latency: every artefact has its turn in every round, so that all see the same noise
 
 
@@ -101,22 +99,19 @@ def from_onnx(job: Job, source: Artefact) -> None:
     if found.best.fault:
         raise ConfigError(f"{source.path}: its INT8 model cannot be used: {found.best.fault}")
     best = found.best
-    path = job.scratch / f"{job.stem}_int8.onnx"
+    path = job.scratch / f"{job.stem}_int8{'_8bit' if job.saturates else ''}.onnx"
     one = replace(maker.made(best.method, best.in_float, path), precision="mixed" if found.floats else "int8")
     made = [one]
     if job.saturates:
-        path = job.scratch / f"{job.stem}_int8_7bit.onnx"
+        path = job.scratch / f"{job.stem}_int8.onnx"
         qdq.quantise(network, limits(best.method), best.in_float, path, weight_bits=7)
-        made.append(replace(one, path=str(path)))
+        made = [replace(one, path=str(path)), one]
     if "openvino" in job.backends:
         made += _ir(job, network, [one() for one in feeds], found, replace(one, format="openvino"))
     rows = measured(job, [source, *made])
 
-    faster = _FASTER if here() in _SATURATING or not job.saturates else _AS_FAST
-    narrow = made[1].path if job.saturates else ""
-
     def choose(left: list[Row]) -> list[Row]:
-        return to_use(left, Path(narrow).name, job.bounds, faster)
+        return to_use(left, Path(one.path).name if job.saturates else "", job.bounds)
 
     _keep(job, rows, made, choose)
 
@@ -158,28 +153,28 @@ def _keep(job: Job, rows: list[Row], made: Sequence[Artefact], choose: Callable[
     job.proofs += proofs
 
 
-def to_use(rows: list[Row], narrow: str, bounds: Bounds, faster: float = _FASTER) -> list[Row]:
-    """Of two ONNX files one is used: that with weights of 8 bits. The other (`narrow`), whose weights have 7, is where
-    only that holds the bounds, or where OpenVINO takes the ONNX file: without VNNI it runs only the narrow one in INT8.
-
-    For OpenVINO see `used_in_openvino`.
+def to_use(rows: list[Row], wide: str, bounds: Bounds) -> list[Row]:
+    """Of two ONNX files, that with weights of 7 bits is used where it holds the bounds: without VNNI ONNX Runtime and
+    OpenVINO run it by their fast kernels, the `wide` one, whose weights have 8, by slow ones. For OpenVINO see
+    `used_in_openvino`.
     """
-    wide = [row.file for row in rows if row.file.endswith(".onnx") and row.precision != "fp32" and row.file != narrow]
-    if not wide or all(row.file != narrow for row in rows):
-        return used_in_openvino(rows, bounds, faster)
 
-    def without(file: str, why: str) -> list[Row]:
-        left = [replace(row, left_out=why) if row.file == file else row for row in rows]
-        return used_in_openvino(left, bounds, faster)
+    def without(files: set[str], why: str) -> list[Row]:
+        left = [replace(row, left_out=why) if row.file in files else row for row in rows]
+        return used_in_openvino(left, bounds)
 
-    in_wide = without(narrow, "weights of 8 bits lose less")
-    in_narrow = without(wide[0], "OpenVINO runs weights of 7 bits faster without VNNI")
-    if not all(bounds.hold(row.score) for row in in_wide if row.file == wide[0] and not row.left_out):
-        in_narrow = without(wide[0], "beyond the bounds")
-    elif not any(row.file == wide[0] and row.backend == "openvino" and not row.left_out for row in in_wide):
-        return in_wide
-    narrow_holds = all(bounds.hold(row.score) for row in in_narrow if row.file == narrow and not row.left_out)
-    return in_narrow if narrow_holds else in_wide
+    int8 = {row.file for row in rows if row.file.endswith(".onnx") and row.precision != "fp32"}
+    if wide not in int8 or len(int8) < 2:
+        return used_in_openvino(rows, bounds)
+    in_narrow = without({wide}, "weights of 7 bits are faster without VNNI")
+    if _hold(in_narrow, bounds):
+        return in_narrow
+    in_wide = without(int8 - {wide}, "beyond the bounds")
+    return in_wide if _hold(in_wide, bounds) else in_narrow
+
+
+def _hold(rows: Sequence[Row], bounds: Bounds) -> bool:
+    return all(bounds.hold(row.score) for row in rows if row.precision != "fp32" and not row.left_out)
 
 
 def _maker(job: Job, tried: Artefact, write: Write) -> ModelMaker:
@@ -217,9 +212,9 @@ def _ir(job: Job, network: graph.Network, inputs: list[Any], found: Found, like:
     return [made]
 
 
-def used_in_openvino(rows: list[Row], bounds: Bounds, faster: float = _FASTER) -> list[Row]:
-    """Of the ONNX file and the IR in OpenVINO, one is used: the IR where it holds the bounds and takes at most `faster`
-    of the time, or where the ONNX file does not hold them."""
+def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
+    """Of the ONNX file and the IR in OpenVINO, one is used: the IR where it holds the bounds and is faster, or where
+    the ONNX file does not hold them."""
     both = {
         Path(row.file).suffix: row
         for row in rows
@@ -230,7 +225,7 @@ def used_in_openvino(rows: list[Row], bounds: Bounds, faster: float = _FASTER) -
     onnx, xml = both[".onnx"], both[".xml"]
     if not bounds.hold(xml.score):
         out, why = xml, "beyond the bounds"
-    elif bounds.hold(onnx.score) and xml.latency_ms > faster * onnx.latency_ms:
+    elif bounds.hold(onnx.score) and xml.latency_ms > _FASTER * onnx.latency_ms:
         out, why = xml, "no faster than the ONNX file"
     else:
         out, why = onnx, "OpenVINO takes the .xml"
