@@ -79,23 +79,24 @@ def brightness_pictures(folder: Path, count: int) -> Path:
 
 
 def depthwise_model(path: Path) -> Path:
-    """BGR 0 to 255 -> logits, through a depthwise convolution and one of 1 x 1."""
-    rng = np.random.default_rng(6)
+    """As brightness_model, with a depthwise convolution in the middle, all of whose weights are the same, too."""
+    channels = 16
     held = {
-        "ws": rng.normal(0, 0.01, (8, 3, 3, 3)).astype(np.float32),
-        "wd": rng.normal(0, 0.3, (8, 1, 3, 3)).astype(np.float32),
-        "wp": rng.normal(0, 0.3, (3, 8, 1, 1)).astype(np.float32),
+        "ws": np.full((channels, 3, 1, 1), 1 / 3, np.float32),
+        "wd": np.full((channels, 1, 3, 3), 1 / 9, np.float32),
+        "wp": np.full((2, channels, 1, 1), 1 / channels / 8, np.float32) * np.float32([-1, 1]).reshape(2, 1, 1, 1),
+        "b": np.array([160 / 8, -160 / 8], np.float32),
     }
     nodes = [
-        helper.make_node("Conv", ["image", "ws"], ["s1"], name="stem", kernel_shape=[3, 3]),
+        helper.make_node("Conv", ["image", "ws"], ["s1"], name="stem", kernel_shape=[1, 1]),
         helper.make_node("Relu", ["s1"], ["s2"], name="stem_relu"),
-        helper.make_node("Conv", ["s2", "wd"], ["d1"], name="depthwise", kernel_shape=[3, 3], group=8),
+        helper.make_node("Conv", ["s2", "wd"], ["d1"], name="depthwise", kernel_shape=[3, 3], group=channels),
         helper.make_node("Relu", ["d1"], ["d2"], name="depthwise_relu"),
-        helper.make_node("Conv", ["d2", "wp"], ["p"], name="pointwise", kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["d2", "wp", "b"], ["p"], name="pointwise", kernel_shape=[1, 1]),
         helper.make_node("GlobalAveragePool", ["p"], ["y"], name="pool"),
         helper.make_node("Flatten", ["y"], ["logits"], name="flat"),
     ]
-    return save(path, nodes, held, [1, 3, SIDE, SIDE], {"logits": [1, 3]})
+    return save(path, nodes, held, [1, 3, SIDE, SIDE], {"logits": [1, 2]})
 
 
 def brightness_model(path: Path) -> Path:

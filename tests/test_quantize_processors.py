@@ -18,6 +18,7 @@ from lineside.cli import main
 from lineside.errors import ConfigError
 from lineside.golden import differences
 from lineside.hal import processor
+from lineside.hal.openvino import exact
 from lineside.quantize import graph, ir, qdq, ranges
 from lineside.quantize.emulated import emulators
 from lineside.quantize.golden_pictures import in_order
@@ -324,6 +325,22 @@ def run_ir(path: Path, picture: Any) -> Any:
 
     config = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
     return openvino.Core().compile_model(str(path), "CPU", config)([picture])[0]
+
+
+def test_depthwise_weights_of_8_bits_cannot_saturate_and_do_not_cost_int8(made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="INT8 OpenVINO IR needs NNCF: pip install 'lineside[quantize]'")
+    import openvino
+
+    network = graph.prepare(depthwise_model(tmp_path / "model.onnx"), (1, 3, SIDE, SIDE), tmp_path)
+    inputs = [feed(one, SPEC) for one in shots(made).calibration if one.canvas.mean() > 170]  # NNCF takes a mean
+    ir.quantise(network.path, inputs, network.tail, False, tmp_path / "7.xml", weight_bits=7)
+    model = openvino.Core().read_model(str(tmp_path / "7.xml"))
+    held = [node.data for node in model.get_ops() if node.get_element_type().get_type_name() == "i8"]
+    assert max(int(np.abs(values.astype(int)).max()) for values in held) == 127, "those of the depthwise convolution"
+    assert exact(model, {}) == {}, "INT8 kernels on every processor"
+    judge, shown = judged(made)
+    runner = Runner(Artefact(str(tmp_path / "7.xml"), "openvino", "int8", ""), READING, "openvino", SATURATING)
+    assert judge.score(runner.see(shown)).flips == 0, "both models tell dark from bright"
 
 
 @pytest.mark.parametrize(

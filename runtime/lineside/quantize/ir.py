@@ -9,14 +9,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from lineside.errors import ConfigError
 from lineside.hal.artefact import first_line
-from lineside.quantize.processors import SEVEN_BITS
 from lineside.registry import vendor
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -54,8 +52,6 @@ def quantise(
                 ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
             )
-        if weight_bits == 7:
-            _narrow(ov, quantised)
         ov.save_model(quantised, str(path))
     except Exception as error:  # what NNCF and OpenVINO raise shares no base
         raise ConfigError(f"NNCF could not quantise the model: {first_line(error)}") from error
@@ -78,26 +74,6 @@ def _is_constant(node: Any) -> bool:
     while node.get_type_name() in ("Convert", "Reshape", "Transpose"):
         node = node.input_value(0).get_node()
     return bool(node.get_type_name() == "Constant")
-
-
-def _narrow(ov: Any, model: Any) -> None:
-    """Bring weights that are still of 8 bits into 7: NNCF's overflow fix leaves out depthwise convolutions."""
-    for node in model.get_ops():
-        if node.get_type_name() != "Multiply":
-            continue
-        convert, scale = (node.input_value(side).get_node() for side in (0, 1))
-        source = convert.input_value(0).get_node() if convert.get_type_name() == "Convert" else convert
-        types = (source.get_type_name(), scale.get_type_name(), source.get_element_type().get_type_name())
-        if types != ("Constant", "Constant", "i8"):
-            continue
-        weights = source.get_data()
-        most = int(np.abs(weights.astype(np.int16)).max(initial=0))
-        if weights.ndim < 2 or most <= SEVEN_BITS:
-            continue
-        narrow = np.rint(weights * (SEVEN_BITS / most)).astype(np.int8)
-        convert.input(0).replace_source_output(ov.opset13.constant(narrow, ov.Type.i8).output(0))
-        wider = (scale.get_data() * (most / SEVEN_BITS)).astype(np.float32)
-        node.input(1).replace_source_output(ov.opset13.constant(wider, ov.Type.f32).output(0))
 
 
 def layers(path: Path) -> int:

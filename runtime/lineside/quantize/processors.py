@@ -83,7 +83,7 @@ def kind_of(features: Sequence[str], machine: str) -> str:
 class Weights:
     """Of the INT8 layers of a file."""
 
-    most: int  # the largest magnitude, 0 without any
+    most: int  # the largest magnitude, 0 without any; of an IR without its depthwise convolutions
     products: bool = False  # INT8 products of two activations, as in attention: neither side is bounded
 
     @property
@@ -127,6 +127,8 @@ def _ir_weights(path: Path) -> Weights:
         if _is_stepped(source):
             products = True
             continue
+        if node.get_type_name() == "GroupConvolution" and node.input_value(1).get_partial_shape()[2].get_length() == 1:
+            continue  # depthwise: the products of one channel are not added in pairs
         while source.get_type_name() in _PASSES:
             source = source.input_value(0).get_node()
         if source.get_type_name() == "FakeQuantize" or source.get_element_type().get_type_name() == "u8":
