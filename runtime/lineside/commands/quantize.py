@@ -349,8 +349,8 @@ def _pack(
     from dataclasses import replace
     from shutil import copyfile
 
-    from lineside.store.bundle import artefact_files
     from lineside.commands.quantize_golden import with_golden
+    from lineside.store.bundle import artefact_files
     from lineside.store.pack import pack
 
     artefacts = list(job.kept)
