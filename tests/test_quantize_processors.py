@@ -23,7 +23,7 @@ from lineside.quantize import graph, ir, qdq, ranges
 from lineside.quantize.emulated import emulators
 from lineside.quantize.golden_pictures import in_order
 from lineside.quantize.measure import Judge, Reading, Runner, Score
-from lineside.quantize.pictures import Shot, load
+from lineside.quantize.pictures import Shot, find_pictures, load
 from lineside.quantize.processor_proof import ProcessorProver
 from lineside.quantize.processors import (
     PROCESSORS,
@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shots(folder: Path) -> Any:
-    return load(sorted((folder / "pictures").iterdir()), SPEC, 10, 30)
+    return load(find_pictures(folder / "pictures"), SPEC, 10, 30)
 
 
 def artefact(path: Path) -> Artefact:
