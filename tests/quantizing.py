@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 COLOURS = ("blue", "green", "red")
 SIDE = 32
+NATIVE = ("--emulate-s", "0")  # emulation takes half a minute a file: test_quantize_processors.py has it
 
 
 def colour_pictures(folder: Path, count: int, seed: int = 0, by_class: bool = False) -> Path:
@@ -64,6 +65,59 @@ def colour_model(
     ]
     weights = {"w1": first, "b1": np.zeros(4, np.float32), "w2": second, "w3": third}
     return save(path, nodes, weights, [1, 3, side, side], {"logits": [1, 3]}, opset)
+
+
+def brightness_pictures(folder: Path, count: int) -> Path:
+    """Noisy grey pictures, every other one dark (60 to 140), the others bright (185 to 240)."""
+    rng = np.random.default_rng(5)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        level = rng.uniform(185, 240) if number % 2 else rng.uniform(60, 140)
+        image = rng.normal(level, 8, (SIDE, SIDE, 3))
+        cv2.imwrite(str(folder / f"{number:03d}.png"), np.clip(image, 0, 255).astype(np.uint8))
+    return folder
+
+
+def depthwise_model(path: Path) -> Path:
+    """As brightness_model, with a depthwise convolution in the middle, all of whose weights are the same, too."""
+    channels = 16
+    held = {
+        "ws": np.full((channels, 3, 1, 1), 1 / 3, np.float32),
+        "wd": np.full((channels, 1, 3, 3), 1 / 9, np.float32),
+        "wp": np.full((2, channels, 1, 1), 1 / channels / 8, np.float32) * np.float32([-1, 1]).reshape(2, 1, 1, 1),
+        "b": np.array([160 / 8, -160 / 8], np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "ws"], ["s1"], name="stem", kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["s1"], ["s2"], name="stem_relu"),
+        helper.make_node("Conv", ["s2", "wd"], ["d1"], name="depthwise", kernel_shape=[3, 3], group=channels),
+        helper.make_node("Relu", ["d1"], ["d2"], name="depthwise_relu"),
+        helper.make_node("Conv", ["d2", "wp", "b"], ["p"], name="pointwise", kernel_shape=[1, 1]),
+        helper.make_node("GlobalAveragePool", ["p"], ["y"], name="pool"),
+        helper.make_node("Flatten", ["y"], ["logits"], name="flat"),
+    ]
+    return save(path, nodes, held, [1, 3, SIDE, SIDE], {"logits": [1, 2]})
+
+
+def brightness_model(path: Path) -> Path:
+    """BGR 0 to 255 -> logits of dark and bright: brighter than 160 on average or not.
+
+    All weights of a layer are the largest of their channel, so in 8 bits each is 127: two products of pixels above 129
+    do not fit into 16 bits. Where a kernel adds them there, no picture is bright.
+    """
+    size, between = 4, 16
+    stem = np.full((between, 3, 1, 1), 1 / 3, np.float32)
+    weights = np.full((2, between, size, size), 1 / (between * size * size) / 8, np.float32)
+    weights[0] *= -1
+    nodes = [
+        helper.make_node("Conv", ["image", "ws"], ["s1"], name="stem", kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["s1"], ["s2"], name="relu"),
+        helper.make_node("Conv", ["s2", "w", "b"], ["x"], name="mean", kernel_shape=[size] * 2, strides=[size] * 2),
+        helper.make_node("GlobalAveragePool", ["x"], ["y"], name="pool"),
+        helper.make_node("Flatten", ["y"], ["logits"], name="flat"),
+    ]
+    held = {"ws": stem, "w": weights, "b": np.array([160 / 8, -160 / 8], np.float32)}
+    return save(path, nodes, held, [1, 3, SIDE, SIDE], {"logits": [1, 2]})
 
 
 def save(

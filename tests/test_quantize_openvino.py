@@ -19,7 +19,7 @@ from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds
 from lineside.quantize.work import used_in_openvino
 from lineside.store.bundle import open_bundle
-from quantizing import SIDE, attention_model, colour_model, colour_pictures, labels
+from quantizing import NATIVE, SIDE, attention_model, colour_model, colour_pictures, labels
 
 SHAPE = (1, 3, SIDE, SIDE)
 
@@ -133,11 +133,11 @@ def test_of_a_transformer_what_attention_gives_stays_in_float(tmp_path: Path) ->
 def test_the_ir_is_measured_beside_the_onnx_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = colour_model(tmp_path / "model.onnx", outlier=200)
     words = [model, "--images", colour_pictures(tmp_path / "pictures", 60), "--labels", labels(tmp_path / "labels.txt")]
-    words += ["--mean", "0", "--std", "1", "--color", "bgr", "-o", tmp_path / "made"]
+    words += ["--mean", "0", "--std", "1", "--color", "bgr", "-o", tmp_path / "made", *NATIVE]
     assert main(["quantize", *map(str, words)]) == 0, capsys.readouterr().err
     rows = json.loads((tmp_path / "made" / "quantize.json").read_text())["artefacts"]
     in_openvino = {row["file"]: row for row in rows if row["backend"] == "openvino"}
-    assert set(in_openvino) == {"model.onnx", "model_int8.onnx", "model_int8.xml"}
+    assert set(in_openvino) == {"model.onnx", "model_int8.onnx", "model_int8_8bit.onnx", "model_int8.xml"}
     used = [file for file, row in in_openvino.items() if row["precision"] != "fp32" and "left_out" not in row]
     assert len(used) == 1
     assert in_openvino[used[0]]["flips"] <= 0.02 * in_openvino[used[0]]["pictures"]

@@ -10,7 +10,7 @@ from lineside.cli import main
 from lineside.errors import ConfigError
 from lineside.quantize.pytorch import export, timm_options
 from lineside.store.bundle import open_bundle
-from quantizing import SIDE, colour_pictures, labels
+from quantizing import NATIVE, SIDE, colour_pictures, labels
 
 
 def test_timms_way_to_prepare_pictures_is_told_in_pixels() -> None:
@@ -34,7 +34,7 @@ def test_a_program_becomes_a_bundle_for_two_runtimes(tmp_path: Path) -> None:
     program = torch.export.export(model, (torch.zeros(1, 3, SIDE, SIDE),))
     torch.export.save(program, str(tmp_path / "model.pt2"))
     words = ["--images", colour_pictures(tmp_path / "pictures", 40), "--labels", labels(tmp_path / "labels.txt")]
-    words += ["--mean", "0", "--std", "1", "--color", "bgr", "--backend", "onnxruntime", "--backend", "litert"]
+    words += ["--mean", "0", "--std", "1", "--color", "bgr", "--backend", "onnxruntime", "--backend", "litert", *NATIVE]
     assert main(["quantize", str(tmp_path / "model.pt2"), *map(str, words), "-o", str(tmp_path / "made")]) == 0
     bundle = open_bundle(tmp_path / "made")
     assert sorted(one.format for one in bundle.artefacts) == ["onnx", "tflite"]

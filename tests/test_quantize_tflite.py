@@ -12,7 +12,7 @@ from lineside.cli import main
 from lineside.hal.tflite import read_tflite
 from lineside.quantize import tflite
 from lineside.store.bundle import open_bundle
-from quantizing import colour_pictures, labels, spot_pictures
+from quantizing import NATIVE, colour_pictures, labels, spot_pictures
 
 pytest.importorskip("ai_edge_quantizer", reason="INT8 TFLite needs ai-edge-quantizer: pip install 'lineside[quantize]'")
 
@@ -22,7 +22,7 @@ PLAIN = ("--mean", "0", "--std", "1", "--color", "bgr", "--resize", "stretch")
 
 def quantize(tmp_path: Path, model: str, images: Path, *words: str) -> tuple[int, Path]:
     asked = [HERE / model, "--images", images, "--labels", labels(tmp_path / "labels.txt"), "-o", tmp_path / "made"]
-    return main(["quantize", *map(str, asked), *PLAIN, *words]), tmp_path / "made"
+    return main(["quantize", *map(str, asked), *PLAIN, *NATIVE, *words]), tmp_path / "made"
 
 
 def test_a_classifier_is_int8_from_pixels_to_answer(tmp_path: Path) -> None:

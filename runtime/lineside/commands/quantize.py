@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lineside.quantize.report import Report
     from lineside.quantize.truth import Truth
     from lineside.quantize.work import Job
+    from lineside.store.bundle import Bundle
 
 _AS_SLOW = 0.95  # of the float model's time
 _WHAT = (
@@ -46,7 +47,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search-s", type=float, default=300.0, metavar="S", help="for trying ranges and layers, a format (300)"
     )
+    parser.add_argument(
+        "--for",
+        dest="made_for",
+        default="any",
+        metavar="PROCESSOR",
+        help="what it must be right on: x86-64-v2, x86-64-v3 (AVX2 without VNNI), vnni, arm64, arm64-dotprod, or any",
+    )
+    parser.add_argument(
+        "--emulate-s",
+        type=float,
+        metavar="S",
+        help="for trying the files on emulated processors, where qemu-user is installed, a format (as --search-s)",
+    )
+    parser.add_argument(
+        "--arm-python",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an ARM64 Python that runs here, emulated, with its runtimes; one for each kind of ARM",
+    )
     parser.add_argument("--backend", action="append", metavar="NAME", help="make it for these; default: all installed")
+    parser.add_argument(
+        "--golden", type=int, default=4, metavar="N", help="put N of the pictures into the bundle as golden ones (4)"
+    )
     parser.add_argument("--keep-float", action="store_true", help="pack the float model, too")
     describe.add_arguments(parser)
 
@@ -66,20 +91,29 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("calibration", "validation"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: at least 1")
-    if not args.search_s >= 0:
-        raise ConfigError(f"--search-s {args.search_s:g}: seconds, 0 or more")
+    if args.golden < 0:
+        raise ConfigError(f"--golden {args.golden}: 0 or more")
+    for name in ("search_s", "emulate_s"):
+        seconds = getattr(args, name)
+        if seconds is not None and not seconds >= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} {seconds:g}: seconds, 0 or more")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise ConfigError(f"{args.output}: exists and is not empty: a bundle is never changed; give another folder")
 
 
 def _run(args: argparse.Namespace, scratch: Path) -> int:
+    from lineside.quantize.emulated import emulators
     from lineside.quantize.measure import Judge, Reading, Runner
     from lineside.quantize.pictures import find_pictures, load
+    from lineside.quantize.processors import used_by, wanted
     from lineside.quantize.search import Bounds
     from lineside.quantize.truth import read_truths
     from lineside.quantize.work import Job, from_onnx, from_tflite
 
     say = _teller()
+    kinds = wanted(args.made_for)
+    backends = used_by(_backends(args.backend), kinds)
+    emulated = emulators(args.arm_python)
     found = find_pictures(args.images)
     sources = _sources(args, scratch)
     facts = sources[0]
@@ -98,7 +132,6 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         pictures, truths = _labelled(pictures, truth_of, args.labels_from)
     else:
         truths = None
-    backends = _backends(args.backend)
     reference = Runner(facts.artefact, reading, _reference_backend(facts))
     judge = Judge(reading, reference.see(pictures.validation), truths)
     job = Job(
@@ -112,12 +145,17 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         re.sub("[_-](fp32|float32|float)$", "", Path(args.model.removeprefix("timm:")).stem),
         args.search_s,
         say,
+        kinds,
+        emulated,
+        args.search_s if args.emulate_s is None else args.emulate_s,
     )
     for each in _for_backends(sources, backends):
         {"onnx": from_onnx, "tflite": from_tflite}[each.format](job, each.artefact)
     reference.close()
     report = _report(args, job, facts)
     print(report.table())
+    for line in report.proved():
+        print(line)
     for line in report.floats():
         print(f"stays in float: {line}")
     for note in job.notes:
@@ -125,12 +163,17 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     if not job.holds and not args.accept_flips:
         print(
             f"lineside quantize: refused: more than {args.max_flips:.1%} of the decisions flip or more than "
-            f"{args.max_loss:.1%} of accuracy is lost; nothing was written. More and other pictures, --labels-from, or "
-            "other bounds may help; --accept-flips writes the bundle all the same",
+            f"{args.max_loss:.1%} of accuracy is lost{_on(job)}; nothing was written. More and other pictures, "
+            "--labels-from, or other bounds may help; --accept-flips writes the bundle all the same",
             file=sys.stderr,
         )
         return 1
     return _pack(args, job, described, sources, report)
+
+
+def _on(job: Job) -> str:
+    names = list(dict.fromkeys(proof.processor for proof in job.proofs if not proof.holds))
+    return f" (on {', '.join(names)})" if names else ""
 
 
 def _sources(args: argparse.Namespace, scratch: Path) -> list[ModelFacts]:
@@ -231,6 +274,8 @@ def _report(args: argparse.Namespace, job: Job, facts: ModelFacts) -> Report:
         accepted=not job.holds,
         rows=job.rows,
         found=job.found,
+        made_for=args.made_for,
+        proofs=job.proofs,
         notes=job.notes,
         versions=_versions(),
     )
@@ -304,6 +349,7 @@ def _pack(
     from dataclasses import replace
     from shutil import copyfile
 
+    from lineside.commands.quantize_golden import with_golden
     from lineside.store.bundle import artefact_files
     from lineside.store.pack import pack
 
@@ -316,14 +362,30 @@ def _pack(
             beside.parent.mkdir(parents=True, exist_ok=True)
             copyfile(part, beside)
         artefacts.append(replace(each.artefact, path=str(path)))
-    bundle = pack(
-        args.output,
+    packed = {
         **described.for_pack(args),
-        artefacts=artefacts,
-        papers={"quantize.md": report.markdown(), "quantize.json": report.as_json()},
-    )
+        "artefacts": artefacts,
+        "papers": {"quantize.md": report.markdown(), "quantize.json": report.as_json()},
+    }
+    bundle = None
+    if args.golden:
+        bundle = with_golden(pack(job.scratch / "bundle", **packed), args.output, job, args.golden)
+        print(_told_golden(bundle, args.golden))
+    if bundle is None:
+        bundle = pack(args.output, **packed)
     print(f"bundle {bundle.folder}: {bundle.name} {bundle.version}, {bundle.digest[:19]}...; how: quantize.md in it")
     return 0
+
+
+def _told_golden(bundle: Bundle | None, asked: int) -> str:
+    if bundle is None or bundle.golden is None:
+        return "no golden pictures: the answers to all that were tried hang on one grey level, or on the backend"
+    count = len(bundle.golden.cases)
+    fewer = f" ({asked} were asked for; the others hang on one grey level)" if count < asked else ""
+    return (
+        f"golden pictures: {count} of the pictures are in the bundle{fewer}, for each box to prove its answers by; "
+        "--golden 0 leaves them out"
+    )
 
 
 def _teller() -> Callable[[str], None]:

@@ -214,9 +214,22 @@ def _has_7_bit_weights(model: Any) -> bool:
     for node in model.get_ops():
         if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8"):
             values = node.data
+            if _is_depthwise(node):
+                continue
             if values.ndim > 1 and values.size and max(int(values.max()), -int(values.min())) > _SAFE_WEIGHT:
                 return False
     return True
+
+
+def _is_depthwise(weights: Any) -> bool:
+    """Whether they are of a depthwise convolution, which adds no products in pairs: NNCF's overflow_fix leaves them."""
+    node = weights
+    while len(users := list(node.output(0).get_target_inputs())) == 1:
+        node = users[0].get_node()
+        if node.get_type_name() not in ("Convert", "Subtract", "Multiply"):
+            break
+    shape = weights.get_output_shape(0)
+    return bool(node.get_type_name() == "GroupConvolution" and len(shape) == 5 and shape[2] == 1)
 
 
 def _check_present(core: Any, device: str, kind: str) -> None:

@@ -88,11 +88,11 @@ class Runner:
     def see(self, shots: Sequence[Shot]) -> list[Seen]:
         return [self._decoder.decode(self._backend.infer(shot.canvas), shot.placement) for shot in shots]
 
-    def once_ms(self, shot: Shot) -> float:
-        """How long the model alone takes for one picture."""
-        began = time.perf_counter()
+    def once_ms(self, shot: Shot) -> tuple[float, float]:
+        """How long the model alone takes for one picture, and how much of the processor's time in all threads."""
+        began, began_cpu = time.perf_counter(), time.process_time()
         self._backend.infer(shot.canvas)
-        return (time.perf_counter() - began) * 1e3
+        return (time.perf_counter() - began) * 1e3, (time.process_time() - began_cpu) * 1e3
 
     def close(self) -> None:
         self._backend.close()
@@ -106,20 +106,24 @@ class Judge:
     """
 
     def __init__(self, reading: Reading, reference: Sequence[Seen], truths: Sequence[Truth] | None) -> None:
-        self._reading, self._reference, self._truths = reading, reference, truths
+        self._reading, self.reference, self._truths = reading, reference, truths
         self.accuracy = None if truths is None else self._accuracy(reference, truths)
+
+    def first(self, count: int) -> Judge:
+        """The same of the first so many pictures."""
+        return Judge(self._reading, self.reference[:count], None if self._truths is None else self._truths[:count])
 
     @property
     def finds(self) -> int:
         """Pictures in which the float model decides something: another class than the commonest, or a finding."""
-        outcomes = [_outcome(seen, self._reading) for seen in self._reference]
+        outcomes = [outcome_of(seen, self._reading) for seen in self.reference]
         return len(outcomes) - max(outcomes.count(outcome) for outcome in set(outcomes))
 
     def score(self, seen: Sequence[Seen]) -> Score:
-        pairs = list(zip(self._reference, seen, strict=True))
-        flipped = [one for one, other in pairs if _outcome(one, self._reading) != _outcome(other, self._reading)]
+        pairs = list(zip(self.reference, seen, strict=True))
+        flipped = [one for one, other in pairs if outcome_of(one, self._reading) != outcome_of(other, self._reading)]
         flips, unsure = len(flipped), sum(not _is_sure(one, self._reading) for one in flipped)
-        drift = drift_of(self._reference, seen)
+        drift = drift_of(self.reference, seen)
         accuracy = None if self._truths is None else self._accuracy(seen, self._truths)
         if accuracy is not None and self.accuracy is not None:
             loss = max(0.0, self.accuracy - accuracy)
@@ -131,13 +135,13 @@ class Judge:
 
     def _accuracy(self, seen: Sequence[Seen], truths: Sequence[Truth]) -> float:
         if isinstance(seen[0], Classification):
-            right = [_outcome(one, self._reading) == truth for one, truth in zip(seen, truths, strict=True)]
+            right = [outcome_of(one, self._reading) == truth for one, truth in zip(seen, truths, strict=True)]
             return sum(right) / len(right)
         found = [one for one in seen if isinstance(one, Detections)]
         return average_precision(found, [truth for truth in truths if isinstance(truth, np.ndarray)])
 
 
-def _outcome(seen: Seen, reading: Reading) -> int | bool:
+def outcome_of(seen: Seen, reading: Reading) -> int | bool:
     match seen:
         case Classification():
             return int(seen.scores.argmax())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,8 +19,11 @@ from lineside.quantize.ranges import Limits
 from lineside.registry import vendor
 
 
-def quantise(network: Network, limits: Limits, in_float: Collection[str], path: Path) -> None:
-    """Write the INT8 model. `in_float` names the nodes that stay as they are.
+def quantise(
+    network: Network, limits: Limits, in_float: Collection[str], path: Path, *, weight_bits: Literal[7, 8] = 8
+) -> None:
+    """Write the INT8 model. `in_float` names the nodes that stay as they are. Weights of 7 bits (-64 to 64) cannot
+    saturate the 16 bits in which x86-64 without VNNI adds two products.
 
     Raises ConfigError for a model that the quantizer cannot take.
     """
@@ -37,7 +41,7 @@ def quantise(network: Network, limits: Limits, in_float: Collection[str], path: 
         quantizer = quantization.QDQQuantizer(
             onnx.load(str(network.path)),
             True,  # per channel
-            False,  # whole 8 bits
+            weight_bits == 7,
             quantization.QuantType.QInt8,
             quantization.QuantType.QUInt8,
             calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, ranges),

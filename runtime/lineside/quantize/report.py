@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineside.quantize.measure import Score
+from lineside.quantize.processor_proof import ProcessorProof
 from lineside.quantize.search import Bounds, Found
 
 _MOST_BLAMED = 20
@@ -24,20 +25,22 @@ class Row:
     latency_ms: float  # median, one picture, the model alone
     score: Score
     left_out: str = ""  # why this backend does not get this file
+    cpu_ms: float = 0.0  # the same in the processor's time, all threads together: steady on a machine that others use
 
     def cells(self) -> tuple[str, ...]:
         low, high = self.score.interval
         accuracy = "" if self.score.accuracy is None else f"{self.score.accuracy:.3f}"
         return (
             *(self.file, self.precision, self.backend, f"{self.size_mb:.2f}", f"{self.latency_ms:.2f}"),
+            f"{self.cpu_ms:.2f}",
             *(f"{self.score.flips} of {self.score.pictures}", f"{low:.1%} to {high:.1%}", f"{self.score.loss:.1%}"),
             *(accuracy, self.left_out),
         )
 
 
 TITLES = {"onnx": "ONNX", "tflite": "TFLite"}
-HEADS = ("file", "precision", "backend", "MB", "ms", "flips", "95 %", "loss", "accuracy", "not used")
-_RIGHT = {"MB", "ms", "flips", "loss", "accuracy"}
+HEADS = ("file", "precision", "backend", "MB", "ms", "CPU ms", "flips", "95 %", "loss", "accuracy", "not used")
+_RIGHT = {"MB", "ms", "CPU ms", "flips", "loss", "accuracy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Report:
     accepted: bool  # with --accept-flips although the bounds don't hold
     rows: Sequence[Row]
     found: dict[str, Found]  # of the searches, by format
+    made_for: str  # --for
+    proofs: Sequence[ProcessorProof]
     notes: Sequence[str]
     versions: dict[str, str]
 
@@ -67,6 +72,14 @@ class Report:
             words = [row[at].rjust(widths[at]) if HEADS[at] in _RIGHT else row[at].ljust(widths[at]) for at in used]
             lines.append("  ".join(words).rstrip())
         return "\n".join(lines)
+
+    def proved(self) -> list[str]:
+        """A line for each file and backend: on which processors it is right, and how that is known."""
+        lines = []
+        for file, backend in dict.fromkeys((proof.file, proof.backend) for proof in self.proofs):
+            each = [one for one in self.proofs if (one.file, one.backend) == (file, backend)]
+            lines.append(f"{file} on {backend}: " + "; ".join(f"{one.processor} {_known(one)}" for one in each))
+        return lines
 
     def floats(self) -> list[str]:
         """The layers that stay in float because they break accuracy, with how far each alone moves the scores."""
@@ -89,6 +102,7 @@ class Report:
             "",
             *_table(HEADS, [row.cells() for row in self.rows]),
         ]
+        lines += _processors(self.made_for, self.proofs)
         for format, found in self.found.items():
             lines += _searched(TITLES[format], found)
         lines += ["", *(f"- {note}" for note in (*self.notes, *self.unreadable))]
@@ -106,6 +120,8 @@ class Report:
             "basis": self.basis,
             "bounds": {"max_flips": self.bounds.max_flips, "max_loss": self.bounds.max_loss, "accepted": self.accepted},
             "artefacts": [_row(row) for row in self.rows],
+            "for": self.made_for,
+            "processors": [_proof(proof) for proof in self.proofs],
             "notes": list(self.notes),
             "versions": self.versions,
         }
@@ -119,6 +135,38 @@ class Report:
                 "sensitivity": {each.block.name: round(each.drift, 5) for each in found.blamed},
             }
         return plain
+
+
+def _known(proof: ProcessorProof) -> str:
+    flips = "" if proof.score is None else f", {proof.score.flips} of {proof.score.pictures} flip"
+    return f"{'' if proof.holds else 'BEYOND THE BOUNDS, '}{proof.how}{flips}"
+
+
+def _processors(made_for: str, proofs: Sequence[ProcessorProof]) -> list[str]:
+    """On which processors each file holds the bounds, as Markdown."""
+    lines = ["", f"## Processors (--for {made_for})", ""]
+    rows = [
+        (
+            *(one.file, one.backend, one.processor, one.how if one.holds else f"{one.how}: beyond the bounds"),
+            "" if one.score is None else f"{one.score.flips} of {one.score.pictures}",
+            "" if one.score is None else f"{one.score.loss:.1%}",
+            one.why,
+        )
+        for one in proofs
+    ]
+    return lines + _table(("file", "backend", "processor", "proved", "flips", "loss", "by"), rows)
+
+
+def _proof(proof: ProcessorProof) -> dict[str, Any]:
+    return {
+        "file": proof.file,
+        "backend": proof.backend,
+        "processor": proof.processor,
+        "how": proof.how,
+        "by": proof.why,
+        "holds": proof.holds,
+        **({} if proof.score is None else _score(proof.score)),
+    }
 
 
 def _searched(title: str, found: Found) -> list[str]:
@@ -152,6 +200,7 @@ def _row(row: Row) -> dict[str, Any]:
         "backend": row.backend,
         "size_mb": round(row.size_mb, 3),
         "latency_ms": round(row.latency_ms, 3),
+        "cpu_ms": round(row.cpu_ms, 3),
         **_score(row.score),
         **({"left_out": row.left_out} if row.left_out else {}),
     }

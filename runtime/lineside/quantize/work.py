@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ from lineside.quantize import graph, ir, qdq, ranges, tflite
 from lineside.quantize.maker import ModelMaker, Write
 from lineside.quantize.measure import Judge, Reading, Runner
 from lineside.quantize.pictures import Pictures, Shot
+from lineside.quantize.processor_proof import ProcessorProof, ProcessorProver
+from lineside.quantize.processors import PROCESSORS, Processor, here
 from lineside.quantize.report import Row
 from lineside.quantize.search import Bounds, Found, Say, search
 from lineside.records import Artefact, InputSpec, TensorSpec
@@ -47,17 +50,27 @@ class Job:
     stem: str  # of the artefacts' names
     search_s: float
     say: Say
+    kinds: Sequence[Processor] = PROCESSORS  # that the files are for
+    emulators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # commands, by the processor's name
+    emulate_s: float = 0.0  # for proofs by emulation, a format
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kept: list[Artefact] = field(default_factory=list)
     found: dict[str, Found] = field(default_factory=dict)  # by format, where layers were looked at
+    proofs: list[ProcessorProof] = field(default_factory=list)  # of what is kept
 
     @property
     def holds(self) -> bool:
-        """Whether every artefact that is kept holds the bounds on every backend that will take it."""
+        """Whether every artefact that is kept holds the bounds on every backend that will take it, on every processor
+        that it is for."""
         files = {Path(artefact.path).name for artefact in self.kept}
         used = [row.score for row in self.rows if row.file in files and not row.left_out]
-        return bool(used) and all(map(self.bounds.hold, used))
+        return bool(used) and all(map(self.bounds.hold, used)) and all(proof.holds for proof in self.proofs)
+
+    @property
+    def saturates(self) -> bool:
+        """Whether one of the processors adds products of unbounded weights in 16 bits."""
+        return any(kind.saturates for kind in self.kinds)
 
 
 def feed(shot: Shot, spec: InputSpec) -> NDArray[np.float32]:
@@ -85,15 +98,83 @@ def from_onnx(job: Job, source: Artefact) -> None:
     job.found["onnx"] = found = search(network, maker, job.bounds, job.say, budget_s=job.search_s)
     if found.best.fault:
         raise ConfigError(f"{source.path}: its INT8 model cannot be used: {found.best.fault}")
-    path = job.scratch / f"{job.stem}_int8.onnx"
-    one = maker.made(found.best.method, found.best.in_float, path)
-    made = [replace(one, precision="mixed" if found.floats else "int8")]
+    best = found.best
+    path = job.scratch / f"{job.stem}_int8{'_8bit' if job.saturates else ''}.onnx"
+    one = replace(maker.made(best.method, best.in_float, path), precision="mixed" if found.floats else "int8")
+    made = [one]
+    if job.saturates:
+        path = job.scratch / f"{job.stem}_int8.onnx"
+        qdq.quantise(network, limits(best.method), best.in_float, path, weight_bits=7)
+        made = [replace(one, path=str(path)), one]
     if "openvino" in job.backends:
-        made += _ir(job, network, [one() for one in feeds], found, replace(made[0], format="openvino"))
-    rows = used_in_openvino(measured(job, [source, *made]), job.bounds)
-    used = {row.file for row in rows if not row.left_out}
-    job.rows += rows
-    job.kept += [one for one in made if Path(one.path).name in used]
+        made += _ir(job, network, [one() for one in feeds], found, replace(one, format="openvino"))
+    rows = measured(job, [source, *made])
+
+    def choose(left: list[Row]) -> list[Row]:
+        return to_use(left, Path(one.path).name if job.saturates else "", job.bounds)
+
+    _keep(job, rows, made, choose)
+
+
+def _keep(job: Job, rows: list[Row], made: Sequence[Artefact], choose: Callable[[list[Row]], list[Row]]) -> None:
+    """Keep what `choose` leaves in, with its proofs; what a processor gets wrong is left out, and chosen anew."""
+    prover = ProcessorProver(
+        job.kinds,
+        here(),
+        job.emulators,
+        job.reading,
+        job.judge,
+        job.pictures.validation,
+        job.bounds,
+        job.say,
+    )
+    ends = time.monotonic() + job.emulate_s
+    wrong: list[Row] = []
+    while True:
+        chosen = choose(rows)
+        used = {row.file for row in chosen if not row.left_out}
+        pairs = [
+            (one, row.backend, row.score)
+            for one in made
+            for row in chosen
+            if row.file == Path(one.path).name and not row.left_out
+        ]
+        proofs = prover.prove(pairs, max(0.0, ends - time.monotonic()))
+        failed = {proof.file: proof for proof in proofs if not proof.holds and proof.processor != prover.here}
+        left = [row for row in rows if row.file not in failed]
+        if not failed or not any(row.precision != "fp32" for row in left):
+            break
+        job.notes += [f"Left out: {proof}" for proof in failed.values()]
+        wrong += [replace(row, left_out=f"wrong on {failed[row.file].processor}") for row in rows if row not in left]
+        rows = left
+    job.rows += [*chosen, *wrong]
+    needs = job.kinds[0].needs if len(job.kinds) == 1 else ()
+    job.kept += [replace(one, needs=needs) for one in made if Path(one.path).name in used]
+    job.proofs += proofs
+
+
+def to_use(rows: list[Row], wide: str, bounds: Bounds) -> list[Row]:
+    """Of two ONNX files, that with weights of 7 bits is used where it holds the bounds: without VNNI ONNX Runtime and
+    OpenVINO run it by their fast kernels, the `wide` one, whose weights have 8, by slow ones. For OpenVINO see
+    `used_in_openvino`.
+    """
+
+    def without(files: set[str], why: str) -> list[Row]:
+        left = [replace(row, left_out=why) if row.file in files else row for row in rows]
+        return used_in_openvino(left, bounds)
+
+    int8 = {row.file for row in rows if row.file.endswith(".onnx") and row.precision != "fp32"}
+    if wide not in int8 or len(int8) < 2:
+        return used_in_openvino(rows, bounds)
+    in_narrow = without({wide}, "weights of 7 bits are faster without VNNI")
+    if _hold(in_narrow, bounds):
+        return in_narrow
+    in_wide = without(int8 - {wide}, "beyond the bounds")
+    return in_wide if _hold(in_wide, bounds) else in_narrow
+
+
+def _hold(rows: Sequence[Row], bounds: Bounds) -> bool:
+    return all(bounds.hold(row.score) for row in rows if row.precision != "fp32" and not row.left_out)
 
 
 def _maker(job: Job, tried: Artefact, write: Write) -> ModelMaker:
@@ -118,7 +199,7 @@ def _ir(job: Job, network: graph.Network, inputs: list[Any], found: Found, like:
     for in_float in dict.fromkeys((safe, blamed)):  # NNCF corrects biases: what breaks in ONNX may hold here
         made = replace(made, precision="mixed" if in_float > safe else "int8")
         try:
-            ir.quantise(network.path, inputs, in_float, network.attention, path)
+            ir.quantise(network.path, inputs, in_float, network.attention, path, weight_bits=7 if job.saturates else 8)
             runner = Runner(made, job.reading, "openvino")
             score = job.judge.score(runner.see(job.pictures.validation))
             runner.close()
@@ -134,8 +215,12 @@ def _ir(job: Job, network: graph.Network, inputs: list[Any], found: Found, like:
 def used_in_openvino(rows: list[Row], bounds: Bounds) -> list[Row]:
     """Of the ONNX file and the IR in OpenVINO, one is used: the IR where it holds the bounds and is faster, or where
     the ONNX file does not hold them."""
-    both = {Path(row.file).suffix: row for row in rows if row.backend == "openvino" and row.precision != "fp32"}
-    if ".xml" not in both:
+    both = {
+        Path(row.file).suffix: row
+        for row in rows
+        if row.backend == "openvino" and row.precision != "fp32" and not row.left_out
+    }
+    if len(both) < 2:
         return rows
     onnx, xml = both[".onnx"], both[".xml"]
     if not bounds.hold(xml.score):
@@ -181,9 +266,12 @@ def from_tflite(job: Job, source: Artefact) -> None:
         raise ConfigError(f"{source.path}: no INT8 TFLite of it can be used", *job.notes)
     for row in rows:
         job.say(f"{row.file}: {row.score}, {row.latency_ms:.2f} ms")
-    chosen = _tflite_to_use(rows, job.bounds)
-    job.rows += [reference, *(row if row is chosen else replace(row, left_out=_why(row, job.bounds)) for row in rows)]
-    job.kept += [one for one in made if Path(one.path).name == chosen.file]
+
+    def choose(left: list[Row]) -> list[Row]:
+        best = _tflite_to_use(left[1:], job.bounds)
+        return [left[0], *(row if row is best else replace(row, left_out=_why(row, job.bounds)) for row in left[1:])]
+
+    _keep(job, [reference, *rows], made, choose)
 
 
 def _scopes(job: Job, network: graph.Network, maker: ModelMaker) -> list[Artefact]:
@@ -232,7 +320,7 @@ def measured(job: Job, artefacts: Sequence[Artefact]) -> list[Row]:
     ]
     shots = job.pictures.validation
     scores = [job.judge.score(runner.see(shots)) for *_, runner in runners]
-    times: list[list[float]] = [[] for _ in runners]
+    times: list[list[tuple[float, float]]] = [[] for _ in runners]
     for _ in range(_ROUNDS):
         for (*_, runner), mine in zip(runners, times, strict=True):
             mine += [runner.once_ms(shots[number % len(shots)]) for number in range(_RUNS)]
@@ -241,5 +329,6 @@ def measured(job: Job, artefacts: Sequence[Artefact]) -> list[Row]:
         runner.close()
         path = Path(artefact.path)
         size_mb = sum(part.stat().st_size for part in artefact_files(path)) / 1e6
-        rows.append(Row(path.name, artefact.precision, name, size_mb, statistics.median(mine), score))
+        took_ms, cpu_ms = (statistics.median(values) for values in zip(*mine, strict=True))
+        rows.append(Row(path.name, artefact.precision, name, size_mb, took_ms, score, cpu_ms=cpu_ms))
     return rows
