@@ -69,7 +69,7 @@ def test_the_map_of_an_anomalib_export_is_its_inferencers_map(data: Path, tmp_pa
 
     folder, rows = exported("anomalib", data)
     row = rows["padim-onnx"]
-    assert exporters.new_bundle(row, folder, tmp_path / "bundle").returncode == 0
+    assert exporters.new_bundle(row, folder, tmp_path / "bundle").status == 0
     eye = Eye(open_bundle(str(tmp_path / "bundle")), "onnxruntime", None)
     for picture, wanted in row["sized"].items():
         seen, _ = eye.see(read_image(picture))

@@ -62,7 +62,8 @@ def mobilevit(book: peer.Book, pictures: list[Path], home: Path) -> Json:
         **labels(CLASSES),
     )  # fmt: skip
     net = MobileViTForImageClassification(config).eval()
-    processor = MobileViTImageProcessor()  # 224 of the shorter side, 256 cut out of it, BGR, 0 to 1
+    peer.soften(net)
+    processor = MobileViTImageProcessor(size={"shortest_edge": 288})  # 256 cut out of it, BGR, 0 to 1, as published
 
     def batch(path: Path) -> torch.Tensor:
         shown: torch.Tensor = processor(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"]
@@ -91,6 +92,7 @@ def mobilevit(book: peer.Book, pictures: list[Path], home: Path) -> Json:
 def detector(book: peer.Book, pictures: list[Path], home: Path, build: Any, config: Any) -> Json:
     torch.manual_seed(SEED)
     net = build(config).eval()
+    peer.soften(net)
     processor = RTDetrImageProcessor(size={"height": SIZE, "width": SIZE})
 
     def batch(path: Path) -> torch.Tensor:

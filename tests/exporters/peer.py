@@ -100,6 +100,19 @@ def names(count: int) -> list[str]:
 # --- random weights that answer (torch) ---------------------------------------------------------------------------
 
 
+def soften(net: Any) -> None:
+    """Make every filter of a network a blur: its answers, like a trained network's, hold when single pixels change.
+
+    A random network is chaotic: rounding a resized picture to whole grey levels may change its class.
+    """
+    import torch
+
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, torch.nn.Conv2d) and layer.weight.shape[-1] > 1:
+                layer.weight[:] = layer.weight.mean(dim=(2, 3), keepdim=True)
+
+
 def settle_norms(net: Any, run: Callable[[], Any]) -> None:
     """Statistics of the batch norms from these pictures: activations that depend on the picture, as after training."""
     import torch

@@ -37,6 +37,7 @@ def main(book: peer.Book, pictures: list[Path]) -> None:
         def make(home: Path, name: str = name) -> Json:
             torch.manual_seed(SEED)
             net = timm.create_model(name, pretrained=False, num_classes=CLASSES, exportable=True).eval()
+            peer.soften(net)
             config = timm.data.resolve_model_data_config(net)
             transform = timm.data.create_transform(**config)
 

@@ -2,13 +2,11 @@
 
     python torchvision_models.py OUT PICTURE... [--only VARIANT...]
 
-PyPI's torchvision is built for CUDA: where its compiled operators do not load, `nms` is written here in a few lines
-and `roi_align` is torchvision's own pure Python one; in the exported graph both are ONNX's operators, as always.
+Where torchvision's compiled operators do not load, torchvision_cpu.py stands in for two of them.
 """
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -30,33 +28,7 @@ CANDIDATES = 3
 LABELS = ["background", *peer.names(CLASSES - 1)]
 MIN_SCORE = 0.25
 
-if not torchvision_cpu.HAS_OPERATORS:
-    torchvision_cpu.operators.define(
-        "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, "
-        "int sampling_ratio, bool aligned) -> Tensor"
-    )
-
-    def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-        """Greedy suppression: of two boxes that overlap more, the one of the lower score goes."""
-        left = torch.argsort(scores, descending=True, stable=True)
-        kept = []
-        while left.numel():
-            kept.append(int(left[0]))
-            iou = torchvision.ops.box_iou(boxes[left[:1]], boxes[left[1:]])[0]
-            left = left[1:][iou <= iou_threshold]
-        return torch.tensor(kept, dtype=torch.int64)
-
-    def _has_ops() -> bool:
-        return True
-
-    def _assert_has_ops() -> None:
-        pass
-
-    torchvision_cpu.operators.impl("nms", _nms, "CPU")
-    torchvision_cpu.operators.impl("roi_align", importlib.import_module("torchvision.ops.roi_align")._roi_align, "CPU")
-    for name in ("extension", "ops.roi_align", "ops.boxes"):
-        module = importlib.import_module(f"torchvision.{name}")
-        module._has_ops, module._assert_has_ops = _has_ops, _assert_has_ops
+torchvision_cpu.stand_in()
 
 
 def read(path: Path) -> torch.Tensor:

@@ -21,15 +21,12 @@ import torchvision_cpu  # before torchvision
 import cv2
 import peer
 import torch
-import torchvision
 import ultralytics
 from peer import Json, outputs_of, settle_norms, stretch
 from ultralytics import RTDETR, YOLO
 from ultralytics.data.augment import LetterBox, classify_transforms
-from ultralytics.utils.nms import TorchNMS
 
-if not torchvision_cpu.HAS_OPERATORS:
-    torchvision.ops.nms = TorchNMS.nms  # Ultralytics' own suppression, which it uses where torchvision is absent
+torchvision_cpu.stand_in()
 
 SIZE = 320
 CLASSIFY_SIZE = 224
@@ -78,6 +75,8 @@ def liven(model: Any, pictures: torch.Tensor) -> None:
     differ.
     """
     net, head = model.model, model.model.model[-1]
+    if hasattr(head, "linear") or hasattr(head, "dec_score_head"):
+        peer.soften(net)
     settle_norms(net, lambda: net(pictures))
     if hasattr(head, "linear"):
         peer.liven_classifier(head.linear, lambda: net(pictures))

@@ -16,7 +16,6 @@ import functools
 
 import peer
 import torch
-import torchvision
 from peer import Json
 from super_gradients.training import models
 from super_gradients.training.processing.processing import (
@@ -34,19 +33,7 @@ CANDIDATES = 4
 MIN_SCORE, MAX_IOU = 0.25, 0.7
 
 
-def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Greedy suppression: of two boxes that overlap more, the one of the lower score goes."""
-    left = torch.argsort(scores, descending=True, stable=True)
-    kept = []
-    while left.numel():
-        kept.append(int(left[0]))
-        iou = torchvision.ops.box_iou(boxes[left[:1]], boxes[left[1:]])[0]
-        left = left[1:][iou <= iou_threshold]
-    return torch.tensor(kept, dtype=torch.int64)
-
-
-if not torchvision_cpu.HAS_OPERATORS:
-    torchvision.ops.nms = torchvision.ops.boxes.nms = _nms
+torchvision_cpu.stand_in()
 
 
 def main(book: peer.Book, pictures: list[Path]) -> None:
