@@ -194,8 +194,14 @@ def exports(project: str, data: Path) -> tuple[Path, Json]:
         )
     if ran.returncode:
         raise RuntimeError(f"{told.script} failed: {last_line(log.read_text())} ({log})")
+    return exported(project)
+
+
+def exported(project: str) -> tuple[Path, Json]:
+    """The same as they stand, whatever they were made with. Raises FileNotFoundError where there are none."""
+    out = KEPT / project
     rows: Json = json.loads((out / "expected.json").read_text())
-    return out, {name: row | {"tool": row.get("tool", "")} for name, row in rows.items() if row["stamp"] == stamp}
+    return out, {name: row | {"tool": row.get("tool", "")} for name, row in rows.items()}
 
 
 def _why_no_venv(venv: str) -> str:
@@ -251,15 +257,23 @@ def lineside(*words: object) -> Ran:
     return Ran(status, out.getvalue(), err.getvalue())
 
 
+def options(row: Json) -> list[str]:
+    """What `bundle new` is told beside the labels: what the file cannot say, and the exporter's own thresholds."""
+    words = list(row.get("options", []))
+    if row.get("min_score") and "--min-score" not in words:
+        words += ["--min-score", str(row["min_score"])]
+    if wanted := row.get("filter"):
+        words += ["--filter", wanted]
+    return words
+
+
 def new_bundle(row: Json, exported: Path, folder: Path) -> Ran:
     """`lineside bundle new` on an exported file, with the labels where the file holds none."""
-    words = list(row.get("options", []))
+    words = options(row)
     if row.get("labels"):
         labels = folder.parent / f"{folder.name}.txt"
         labels.write_text("\n".join(row["labels"]) + "\n")
         words += ["--labels", str(labels)]
-    if (wanted := row.get("filter")) and "--filter" in lineside("bundle", "new", "--help").stdout:
-        words += ["--filter", wanted]
     return lineside("bundle", "new", exported / row["model"], "-o", folder, *words)
 
 
@@ -403,7 +417,7 @@ def measure(cell: Cell, row: Json, exported: Path, folder: Path) -> Outcome:
     """Make a bundle of the exported file in `folder`, and compare what it finds with the exporter's own answers."""
     if "error" in row:
         return Outcome("no export", row.get("tool", ""), why=row["error"])
-    outcome = Outcome("same", row["tool"], options=list(row.get("options", [])))
+    outcome = Outcome("same", row["tool"], options=options(row))
     if reason := alike(row):
         outcome.verdict, outcome.why = "no export", reason
         return outcome

@@ -88,7 +88,7 @@ def liven(model: Any, pictures: torch.Tensor) -> None:
     if getattr(head, "one2one_cv2", None) is not None:
         pairs.append((head.one2one_cv2, head.one2one_cv3))
     # a distance itself, or the bins of its softmax; all positive, since no trained box ends before it begins
-    center, spread = (4.0, 0.5) if head.reg_max == 1 else (1.0, 2.0)
+    center, spread = (4.0, 0.15) if head.reg_max == 1 else (1.0, 2.0)
     for boxes, classes in pairs:
         for box, scores in zip(boxes, classes, strict=True):
             seen = answers(net, pictures, box[-1])
