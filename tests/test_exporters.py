@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import exporters
-from exporters import CELLS, Cell, Difference, Json
+from exporters import CELLS, Cell, Json
 
 pytestmark = [pytest.mark.exporter, pytest.mark.timeout(3600), pytest.mark.xdist_group("exporter")]
 
@@ -78,40 +77,3 @@ def test_the_map_of_an_anomalib_export_is_its_inferencers_map(data: Path, tmp_pa
         heat = np.load(folder / wanted["map"])
         assert heat.std() > 0.01
         np.testing.assert_allclose(seen.heat, heat, atol=1e-3)
-
-
-# --- the comparison itself can fail -------------------------------------------------------------------------------
-
-
-BOX = {"class_id": 0, "label": "thing 0", "score": 0.8, "box": [10.0, 10.0, 110.0, 60.0]}
-
-
-def beside(found: list[dict[str, Any]]) -> Difference:
-    difference = Difference(1)
-    exporters._boxes([BOX], found, 0.25, difference)
-    return difference
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"label": "thing 1"},
-        {"score": 0.78},
-        {"box": [12.0, 10.0, 112.0, 60.0]},
-        {"box": [110.0, 10.0, 210.0, 60.0]},
-    ],
-    ids=["class", "score", "place", "elsewhere"],
-)
-def test_a_finding_that_differs_is_told(other: dict[str, Any]) -> None:
-    assert beside([BOX]).same
-    assert not beside([BOX | other]).same
-    assert not beside([]).same
-    assert not beside([BOX, BOX | {"box": [0.0, 0.0, 5.0, 5.0]}]).same
-
-
-def test_answers_that_are_all_alike_prove_nothing() -> None:
-    assert exporters.alike({"sized": {"a": [], "b": []}})
-    assert exporters.alike({"sized": {"a": [BOX], "b": [BOX]}})
-    assert exporters.alike({"sized": {"a": [0.9, 0.1], "b": [0.8, 0.2]}})
-    assert not exporters.alike({"sized": {"a": [0.9, 0.1], "b": [0.2, 0.8]}})
-    assert not exporters.alike({"sized": {"a": [BOX], "b": [BOX | {"score": 0.3}]}})

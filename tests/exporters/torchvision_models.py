@@ -38,6 +38,7 @@ def read(path: Path) -> torch.Tensor:
 def liven(net: Any, pictures: list[torch.Tensor]) -> None:
     """Only what comes before suppression is run, again and again: that is slow in Python."""
     net.eval()
+    peer.soften(net)
     shown = net.transform(pictures)[0].tensors
     if hasattr(net, "head"):
         peer.settle_norms(net, lambda: net.head(list(net.backbone(shown).values())))

@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[str, Options, Options]] = {
     "yolov8-onnx": ("yolov8n.yaml", ONNX, LESS),
     "yolo26-onnx": ("yolo26n.yaml", ONNX | {"nms": False}, {"conf": 0.25, "max_det": 300}),
     "yolo26-raw-onnx": ("yolo26n.yaml", ONNX, {"conf": 0.25, "iou": 0.7, "max_det": 30}),
-    "yolov10-onnx": ("yolov10n.yaml", ONNX, {"conf": 0.25, "max_det": 300}),
+    "yolov10-onnx": ("yolov10n.yaml", ONNX, ONE),
     "yolov5u-onnx": ("yolov5n.yaml", ONNX, ONE),
     "yolo11-nms-openvino": ("yolo11n.yaml", OPENVINO | INSIDE, ONE),
     "yolov9-onnx": ("yolov9t.yaml", ONNX, ONE),
