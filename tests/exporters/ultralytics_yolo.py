@@ -36,7 +36,7 @@ SORTS = 12  # classes of the classifiers
 Options = dict[str, Any]
 ONNX, OPENVINO = {"format": "onnx", "simplify": False}, {"format": "openvino"}
 ONE = {"conf": 0.25, "iou": 0.7, "max_det": 300}  # what `predict` does by itself
-LESS = {"conf": 0.25, "iou": 0.45, "max_det": 100}  # what lineside does by itself
+LESS = {"conf": 0.25, "iou": 0.45, "max_det": 100}  # what lineside does where the file says nothing
 INSIDE = {"nms": True, **ONE}  # suppression inside of the file: `export` is told what `predict` would be
 # variant -> model, what `export` is told, what `predict` is told
 VARIANTS: dict[str, tuple[str, Options, Options]] = {
@@ -177,8 +177,6 @@ def main(book: peer.Book, pictures: list[Path]) -> None:
                 told += ["--nms-iou", str(settings["iou"])]
             if "max_det" in settings:
                 told += ["--max-findings", str(settings["max_det"])]
-            if settings is LESS:
-                told = []
             look = functools.partial(predicted, model, size, settings)
             return {
                 "tool": f"ultralytics {ultralytics.__version__}",
