@@ -48,11 +48,16 @@ def keep(cell: Cell, key: str, found: Outcome) -> Outcome:
     return found
 
 
+def last(cell: Cell) -> Outcome:
+    """What was measured last, whatever with."""
+    return Outcome(**json.loads(kept(cell).read_text())["outcome"]) if kept(cell).exists() else Outcome("not run")
+
+
 def outcome(cell: Cell, row: Json, exported: Path, digest: str) -> Outcome:
     """Kept from the last time, or measured now."""
     key = f"{row['stamp']} {digest} {cell}"
-    if kept(cell).exists() and (last := json.loads(kept(cell).read_text()))["key"] == key:
-        return Outcome(**last["outcome"])
+    if kept(cell).exists() and json.loads(kept(cell).read_text())["key"] == key:
+        return last(cell)
     with tempfile.TemporaryDirectory() as folder:
         return keep(cell, key, exporters.measure(cell, row, exported, Path(folder)))
 
@@ -66,11 +71,11 @@ def run(data: Path, projects: Sequence[str], export: bool) -> None:
             exported, rows = exporters.exports(project, data) if export else exporters.exported(project)
         except (OSError, RuntimeError) as error:
             for cell in cells:
-                keep(cell, "", Outcome("no export", why=str(error)))
+                keep(cell, "", Outcome("no export", why=str(error).replace(f"{ROOT}/", "")))
             continue
         for cell in cells:
             if (row := rows.get(cell.variant)) is None:
-                keep(cell, "", Outcome("no export", why="its script did not come to it"))
+                print(f"{cell.name}: its script has not come to it", file=sys.stderr)
             else:
                 outcome(cell, row, exported, digest)
 
@@ -82,7 +87,7 @@ def line(cell: Cell, found: Outcome) -> str:
     result = found.verdict if not found.why else f"{found.verdict}: {found.why}"
     cells = (
         *(cell.family, found.tool, cell.backend, f"`{told}`" if told else "", decided),
-        *(found.sized, found.photos, result[:220]),
+        *(found.sized, found.photos, result[:220].replace(f"{KEPT.parents[2]}/", "")),
     )
     return f"| {' | '.join(each.replace('|', '/') for each in cells)} |"
 
@@ -97,15 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(args.projects) - set(PROJECTS):
         parser.error(f"unknown: {' '.join(sorted(unknown))}; known are {' '.join(PROJECTS)}")
     run(args.data, args.projects or list(PROJECTS), not args.no_export)
-    done = {cell: Outcome(**json.loads(kept(cell).read_text())["outcome"]) for cell in CELLS if kept(cell).exists()}
+    done = {cell: last(cell) for cell in CELLS}
     head = [
         "| family | exported by | backend | said | decided | at the model's size | photos as they are | result |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     write_between(ROOT / "docs" / "models.md", BEGIN, END, [*head, *(line(*each) for each in done.items())])
     wrong = sum(not found.right for found in done.values())
-    print(f"{wrong} of {len(done)} cells are not as their exporter; {len(CELLS)} are wanted", file=sys.stderr)
-    return 1 if wrong or len(done) < len(CELLS) else 0
+    print(f"{wrong} of {len(done)} cells are not as their exporter, or have not been run", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
