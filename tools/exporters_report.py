@@ -97,11 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = os.environ.get("LINESIDE_DATA", str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(default), help="folder with samples and aws_cookies")
     parser.add_argument("--no-export", action="store_true", help="take the exports as they stand")
+    parser.add_argument("--table-only", action="store_true", help="measure nothing: write what is kept")
     parser.add_argument("projects", nargs="*", metavar="PROJECT", help=f"of {', '.join(PROJECTS)}; default: all")
     args = parser.parse_args(arguments)
     if unknown := set(args.projects) - set(PROJECTS):
         parser.error(f"unknown: {' '.join(sorted(unknown))}; known are {' '.join(PROJECTS)}")
-    run(args.data, args.projects or list(PROJECTS), not args.no_export)
+    if not args.table_only:
+        run(args.data, args.projects or list(PROJECTS), not args.no_export)
     done = {cell: last(cell) for cell in CELLS}
     head = [
         "| family | exported by | backend | said | decided | at the model's size | photos as they are | result |",
