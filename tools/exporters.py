@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "tests" / "exporters"
 VENVS = ROOT / "out" / "venvs"
@@ -288,6 +286,8 @@ def infer(row: Json, bundle: Path, backend: str) -> tuple[dict[str, Json], str]:
 
 def compare(row: Json, wanted: Json, found: dict[str, Json]) -> Difference:
     """The exporter's answers, by picture, beside those of `lineside infer`."""
+    from lineside.images import read_image
+
     difference = Difference(len(wanted))
     for picture, answer in wanted.items():
         line = found.get(picture)
@@ -300,7 +300,7 @@ def compare(row: Json, wanted: Json, found: dict[str, Json]) -> Difference:
         elif "findings" not in line:
             difference.wrong.append(f"{picture}: no findings but {sorted(line)}")
         else:
-            height, width = cv2.imread(picture).shape[:2]
+            height, width = read_image(picture).shape[:2]
             answer, seen = [_cut(each, width, height) for each in answer], line["findings"]
             if row.get("edges") == "left out":
                 answer, seen = _inside(answer, width, height), _inside(seen, width, height)
