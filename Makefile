@@ -34,9 +34,13 @@ test-cpus-short: $(STAMPS)/cpus  ## three of the processors, few pictures, and t
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
 	@tools/test_wheel.sh $(PYTEST)
 
-test-exporters: $(STAMPS)/dev  ## decoders against the exporting projects' own tools, in venvs of their own (6 GB, ten minutes)
+test-exporters: $(STAMPS)/dev  ## decoders against the exporting projects' own tools, in venvs of their own (10 GB, half an hour)
 	@tools/setup_exporters.sh
-	@$(BIN)/python -m pytest -m exporter tests/test_exporters.py
+	@$(BIN)/python -m pytest -m exporter tests/test_exporters.py $(PYTEST)
+
+exporters-report: $(STAMPS)/dev  ## the same as a table in docs/models.md; goes on where it was stopped
+	@tools/setup_exporters.sh
+	@$(BIN)/python tools/exporters_report.py
 
 check: $(STAMPS)/dev  ## lint, format and types
 	$(BIN)/ruff check
@@ -69,4 +73,4 @@ clean:  ## remove whatever the targets above made, the virtual environment inclu
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-arm test-cpus test-cpus-short test-wheel test-exporters check bench models-report soak setup clean
+.PHONY: help demo test test-slow test-arm test-cpus test-cpus-short test-wheel test-exporters exporters-report check bench models-report soak setup clean

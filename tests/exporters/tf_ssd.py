@@ -1,17 +1,17 @@
 """Runs inside the venv `tensorflow`: exports random-weight detectors with TensorFlow Model Garden's TFLite exporter.
 
-    python tf_ssd.py OUT PICTURE.png...
+    python tf_ssd.py OUT PICTURE... [--only VARIANT...]
 
 The exporter ends the graph in TFLite_Detection_PostProcess, which TensorFlow cannot run. So the same weights are built
 a second time with Model Garden's own preparation, decoding and suppression, and that says what is to be found.
-Writes OUT/<variant>.tflite and OUT/expected.json.
+Writes OUT/<variant>/model.tflite and OUT/expected.json.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import os
-import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import numpy as np
+import peer
 import tensorflow as tf
 import tf_keras
 from official.core import exp_factory
@@ -26,6 +27,7 @@ from official.vision import registry_imports  # noqa: F401  # registers the expe
 from official.vision.ops import preprocess_ops
 from official.vision.serving import export_saved_model_lib, export_tflite_lib
 from official.vision.serving.detection import DetectionModule
+from PIL import Image
 
 SIZE = 256
 CLASSES = 6  # the first is background
@@ -118,7 +120,7 @@ def stretch(layer: Any, factor: float, old: Any, new: float) -> None:
 
 
 def read(path: Path) -> tf.Tensor:
-    return tf.io.decode_png(tf.io.read_file(str(path)), channels=3)[None]
+    return tf.convert_to_tensor(np.asarray(Image.open(path).convert("RGB")))[None]
 
 
 def found(detections: dict[str, Any]) -> list[dict[str, Any]]:
@@ -142,17 +144,25 @@ def found(detections: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def main(out: Path, pictures: list[Path]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    tf_keras.utils.set_random_seed(SEED)
-    peer = module("v2", True, "image_tensor")
-    peer.serve(read(pictures[0]))  # layers make their weights when they are first used
-    liven(peer.model, tf.concat([peer.preprocess(read(path))[0] for path in pictures], axis=0))
-    checkpoint = tf.train.Checkpoint(model=peer.model).save(str(out / "checkpoint" / "weights"))
-    wanted = {str(path): found(peer.serve(read(path))) for path in pictures}
-    expected: dict[str, Any] = {}
-    for variant, unit in VARIANTS.items():
-        saved = out / variant
+def main(book: peer.Book, pictures: list[Path]) -> None:
+    @functools.cache
+    def prepared() -> tuple[str, Any, Any]:
+        """A checkpoint, and what Model Garden finds with it in the photos and in pictures of the model's size."""
+        tf_keras.utils.set_random_seed(SEED)
+        net = module("v2", True, "image_tensor")
+        small = peer.sized(pictures, book.out, SIZE, SIZE)
+        net.serve(read(small[0]))  # layers make their weights when they are first used
+        liven(net.model, tf.concat([net.preprocess(read(path))[0] for path in small], axis=0))
+        checkpoint = tf.train.Checkpoint(model=net.model).save(str(book.out / "checkpoint" / "weights"))
+
+        def look(path: Path) -> list[dict[str, Any]]:
+            return found(net.serve(read(path)))
+
+        return checkpoint, peer.answered(pictures, look), peer.answered(small, look)
+
+    def make(home: Path, unit: bool) -> peer.Json:
+        checkpoint, photos, sized = prepared()
+        saved = home / "saved"
         export_saved_model_lib.export_inference_graph(
             input_type="tflite",
             batch_size=1,
@@ -161,17 +171,25 @@ def main(out: Path, pictures: list[Path]) -> None:
             checkpoint_path=checkpoint,
             export_dir=str(saved),
         )
-        (out / f"{variant}.tflite").write_bytes(export_tflite_lib.convert_tflite_model(saved_model_dir=str(saved)))
-        expected[variant] = {
-            "model": f"{variant}.tflite",
+        model = home / "model.tflite"
+        model.write_bytes(export_tflite_lib.convert_tflite_model(saved_model_dir=str(saved)))
+        mean, std = (",".join(map(str, each)) for each in (preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB))
+        return {
+            "tool": f"tf-models-official {version('tf-models-official')}, TensorFlow {tf.__version__}",
+            "model": model,
             "labels": LABELS,
-            "mean": preprocess_ops.MEAN_RGB,
-            "std": preprocess_ops.STDDEV_RGB,
-            "settings": {"conf": MIN_SCORE, "max_det": MAX_FOUND},
-            "pictures": wanted,
+            "options": ["--mean", mean, "--std", std, "--min-score", str(MIN_SCORE)],
+            "min_score": MIN_SCORE,
+            # Model Garden cuts boxes at the edge before suppression, TFLite's operator never does: overlaps differ
+            "edges": "left out",
+            "pipeline": "Model Garden's own preparation, decoding and suppression",
+            "photos": photos,
+            "sized": sized,
         }
-    (out / "expected.json").write_text(json.dumps(expected, indent=1))
+
+    for variant, unit in VARIANTS.items():
+        book.add(variant, functools.partial(make, unit=unit))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), [Path(path).resolve() for path in sys.argv[2:]])
+    main(*peer.arguments())
