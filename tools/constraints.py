@@ -62,7 +62,10 @@ def _requirements() -> list[str]:
     """What the extras ask for, lineside's own extras among them written out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked, done = list(EXTRAS), set()
-    lines = [*project["dependencies"], *tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]]
+    lines = [
+        *project["dependencies"],
+        *tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"],
+    ]
     while asked:
         extra = asked.pop()
         if extra in done:
