@@ -67,6 +67,8 @@ def test_each_package_of_a_runtime_has_a_lower_bound_and_a_row_that_holds_it() -
 
 def test_the_constraints_name_the_pythons_they_are_for() -> None:
     head = next(
-        line for line in (ROOT / "tools" / "constraints.txt").read_text().splitlines() if line.startswith("# for Python ")
+        line
+        for line in (ROOT / "tools" / "constraints.txt").read_text().splitlines()
+        if line.startswith("# for Python ")
     )
     assert {"3.11", "3.12", "3.13"} <= set(head.split())
