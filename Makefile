@@ -8,6 +8,8 @@ BUNDLE ?=
 PYTEST ?=
 SOAK ?=
 CPUS ?=
+VERSIONS ?=
+KEEP ?=
 STAMPS := $(VENV)/.lineside
 
 help:  ## list the targets
@@ -34,6 +36,9 @@ test-cpus-short: $(STAMPS)/cpus  ## three of the processors, few pictures, and t
 test-wheel: $(STAMPS)/dev  ## the tests against the installed wheel, from a folder outside the tree
 	@tools/test_wheel.sh $(PYTEST)
 
+test-versions: $(STAMPS)/dev  ## bundles, backends and quantising at the lowest and newest versions allowed; VERSIONS=--short
+	@$(BIN)/python tools/test_versions.py $(VERSIONS)
+
 test-exporters: $(STAMPS)/dev  ## decoders against the exporting projects' own tools, in venvs of their own (10 GB, half an hour)
 	@tools/setup_exporters.sh
 	@$(BIN)/python -m pytest -m exporter tests/test_exporters.py $(PYTEST)
@@ -57,6 +62,9 @@ models-report: $(STAMPS)/dev  ## score every shipped and tried model on the data
 soak: setup  ## kill, cut and unplug a running line hundreds of times: is anything lost? SOAK='--minutes 30' limits it
 	@$(BIN)/python tools/soak.py --seed 1 --keep out/soak.jsonl --write docs/reliability.md $(SOAK)
 
+constraints: $(STAMPS)/dev  ## new exact versions for demo and tests, in tools/constraints.txt; KEEP='numpy' leaves some
+	@$(BIN)/python tools/constraints.py $(if $(KEEP),--keep $(KEEP))
+
 setup: $(STAMPS)/dev $(STAMPS)/legacy $(STAMPS)/system $(STAMPS)/js  ## what `make test` needs, without running it
 
 $(STAMPS)/arm: tools/setup_arm.sh $(STAMPS)/dev
@@ -65,7 +73,7 @@ $(STAMPS)/cpus: tools/setup_cpus.sh $(STAMPS)/arm
 
 $(STAMPS)/js: tests/js/package-lock.json $(STAMPS)/system
 
-$(STAMPS)/%: pyproject.toml tools/setup.sh
+$(STAMPS)/%: pyproject.toml tools/setup.sh tools/constraints.txt
 	@tools/setup.sh $*
 
 clean:  ## remove whatever the targets above made, the virtual environment included
@@ -73,4 +81,5 @@ clean:  ## remove whatever the targets above made, the virtual environment inclu
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-arm test-cpus test-cpus-short test-wheel test-exporters exporters-report check bench models-report soak setup clean
+.PHONY: help demo test test-slow test-arm test-cpus test-cpus-short test-wheel test-versions test-exporters exporters-report check bench
+.PHONY: models-report soak constraints setup clean

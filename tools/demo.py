@@ -38,6 +38,7 @@ from lineside.vision.draw import annotate, contact_sheet, cut_out
 SHIPPED = "conveyor-parts"
 MATCH_S = 0.4  # a decision and the truth's crossing belong together if they are no further apart
 SHEET_TILES = 24
+WRONG_SHARE = 0.1  # of the rendered parts; with more the demo has failed
 Message = dict[str, Any]
 
 
@@ -76,6 +77,12 @@ def main() -> int:
     parts = ["defective" if _defective(part) else "good" for part in truth["parts"]] if truth else None
     (out / "decisions.json").write_text(json.dumps({"decisions": told, "parts": parts}, indent=1) + "\n")
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if not decisions:
+        print(f"no decision came; the daemon's log: {out / 'daemon.log'}", file=sys.stderr)
+        return 1
+    if truth and len(tiles) > WRONG_SHARE * len(truth["parts"]):
+        print(f"more than {WRONG_SHARE:.0%} of the parts were decided wrongly or not at all: {sheet}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -278,6 +285,8 @@ def _summary(decisions: list[Message], truth: dict[str, Any] | None) -> dict[str
         "parts": len(truth["parts"]) if truth else "unknown: this clip comes without truth",
         "decisions": f"{len(decisions)} ({', '.join(f'{count} {word}' for word, count in verdicts.items())})",
     }
+    if decisions:
+        summary["backend"] = ", ".join(sorted({str(decision["backend"]) for decision in decisions}))
     if truth:
         pairs = _matched(decisions, truth)
         missed = sum(decision is None for _, decision in pairs)

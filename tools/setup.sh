@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what a make target needs, and leaves a stamp so that the next time costs nothing.
-#   tools/setup.sh demo     .venv with the extra `demo`
-#   tools/setup.sh dev      .venv with everything that the tests and checks import
+#   tools/setup.sh demo     .venv with the extra `demo`, in the versions of constraints.txt
+#   tools/setup.sh dev      .venv with everything that the tests and checks import, in the same versions
 #   tools/setup.sh legacy   .venv-legacy with the old tflite_runtime that Coral boxes have (where there is a Python 3.11)
 #   tools/setup.sh arm      .venv-arm: an emulated ARM64 Python with lineside's runtimes (on Debian); see setup_arm.sh
 #   tools/setup.sh cpus     .venv-cpus: this Python on emulated processors of other kinds; see setup_cpus.sh
@@ -11,6 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=.venv
 STAMPS=$VENV/.lineside
+CONSTRAINTS=tools/constraints.txt
 
 # The real peers of tests/: a broker, promtool, pseudo serial lines, an RTSP server, a booted systemd, a C compiler for a
 # stand-in accelerator, Node for peers in JavaScript. On a machine with systemd as PID 1, Debian starts the packaged
@@ -51,8 +52,19 @@ make_venv() { # $1: extra
     say "virtual environment $VENV from $python ($("$python" --version))"
     "$python" -m venv --clear "$VENV"
   fi
+  constrain
   say "installing lineside[$1] into $VENV (first time: a few minutes)"
   twice "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --editable ".[$1]"
+}
+
+constrain() { # pip installs the versions of constraints.txt, into its build environments too, where this Python has them
+  local version
+  version=$("$VENV/bin/python" -c 'import sys; print("{}.{}".format(*sys.version_info))')
+  if [[ " $(sed -n 's/^# for Python //p' "$CONSTRAINTS") " == *" $version "* ]]; then
+    export PIP_CONSTRAINT=$CONSTRAINTS PIP_BUILD_CONSTRAINT=$CONSTRAINTS  # relative: pip splits at spaces
+  else
+    say "$CONSTRAINTS knows no Python $version: installing the newest versions, which nobody has tested together"
+  fi
 }
 
 make_legacy() { # the last tflite_runtime is for Python 3.11 and numpy 1

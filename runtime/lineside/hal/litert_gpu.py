@@ -14,6 +14,7 @@ from lineside.hal.tflite import read_tflite
 from lineside.records import Artefact, Image, InputSpec, Tensor, Window
 from lineside.registry import vendor
 
+_TOO_OLD = "the package here knows no GPU: pip install --upgrade ai-edge-litert"  # tflite_runtime, 1.2 and older
 _REMEDY = "it needs a GPU with a Vulkan driver (`vulkaninfo` shows it; mesa-vulkan-drivers) and /dev/dri/renderD128"
 
 
@@ -21,8 +22,11 @@ class GpuModel:
     """What all slots share. Operators that the GPU lacks run on the CPU, and `device` says so."""
 
     def __init__(self, artefact: Artefact) -> None:
-        compiled = vendor("ai_edge_litert.compiled_model")  # the legacy package has no GPU
-        accelerators = vendor("ai_edge_litert.hardware_accelerator").HardwareAccelerator
+        try:
+            compiled = vendor("ai_edge_litert.compiled_model")
+            accelerators = vendor("ai_edge_litert.hardware_accelerator").HardwareAccelerator
+        except ConfigError as error:
+            raise DeviceError(f"litert: asked for gpu, none opened ({_TOO_OLD}): {_REMEDY}") from error
         try:
             self.vendor_model = compiled.CompiledModel.from_file(
                 artefact.path, hardware_accel=accelerators.GPU | accelerators.CPU
