@@ -171,6 +171,14 @@ def test_the_health_message_has_the_same_numbers(running: tuple[Daemon, int], ev
     assert metrics['lineside_frame_path_seconds{station="s1",quantile="0.99"}'] > 0
 
 
+WELL: dict[str, Any] = {
+    "backend": "openvino:cpu",
+    "device": {"up": True},
+    "passed_over": [{"backend": "litert:cpu", "file": "", "why": "litert is not installed"}],
+    "proof": {"state": "golden", "told": ""},
+}
+
+
 @pytest.mark.parametrize(
     ("where", "fields", "says"),
     [
@@ -179,7 +187,21 @@ def test_the_health_message_has_the_same_numbers(running: tuple[Daemon, int], ev
             {"cam": {"state": "waiting", "last_error": "no such device"}},
             "camera cam is waiting: no such device",
         ),
-        ("stations", {"s": {"device": {"up": False, "last_error": "gone"}}}, "station s: the device is down: gone"),
+        (
+            "stations",
+            {"s": {**WELL, "device": {"up": False, "last_error": "gone"}}},
+            "station s: the device is down: gone",
+        ),
+        (
+            "stations",
+            {"s": {**WELL, "passed_over": [{"backend": "litert:cpu", "file": "a.tflite", "why": "it is wrong"}]}},
+            "station s runs on openvino:cpu, not on litert:cpu: it is wrong",
+        ),
+        (
+            "stations",
+            {"s": {**WELL, "proof": {"state": "unproven", "told": "is unproven on this machine"}}},
+            "station s: the model is unproven on this machine",
+        ),
         ("journal", {"state": "refusing", "last_error": "disk full"}, "the journal's disk refuses: disk full"),
         ("mqtt", {"connected": False, "last_error": "refused"}, "mqtt is not connected: refused"),
         ("disk", {"path": "/x", "free_bytes": 4_000_000, "size_bytes": 1e8}, "/x: only 4 MB of the disk are free"),
@@ -190,7 +212,7 @@ def test_the_health_message_has_the_same_numbers(running: tuple[Daemon, int], ev
 def test_a_problem_is_said_in_words(where: str, fields: dict[str, Any], says: str) -> None:
     well: dict[str, Any] = {
         "cameras": {"cam": {"state": "streaming"}},
-        "stations": {"s": {"device": {"up": True}}},
+        "stations": {"s": WELL},
         "journal": {"state": "ok"},
         "mqtt": {"connected": True},
         "disk": {"path": "/", "free_bytes": 50, "size_bytes": 100},

@@ -54,8 +54,8 @@ def test_the_shipped_model_has_no_fp32_reference_and_says_so(parity: Parity, tmp
     assert all(row["flip_rate"]["high"] > 0.5 for row in rows.values()), "two pictures show next to nothing"
     assert 0 < rows["onnxruntime", "int8"]["drift"]["mean"]["value"] < 0.1, "another file, another runtime"
     assert [one["backend"] for one in told["not_run"]] == ["openvino:cpu"]
-    (kept,) = (tmp_path / "state" / "models").glob("*/*.json")
-    assert json.loads(kept.read_text())["parity"] == told
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "state" / "models").glob("*/*.json")]
+    assert [one["parity"] for one in kept if "parity" in one] == [told]
 
 
 def test_a_detectors_fp32_file_is_its_reference(parity: Parity, tmp_path: Path, data: Path) -> None:
@@ -85,7 +85,9 @@ def test_an_int8_classifier_is_held_against_a_reference_outside_of_the_bundle(
     parity: Parity, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classify, labels = data / "models/classify", data / "models/labels/imagenet_labels_1001.txt"
-    bundle = packed(tmp_path / "int8", classify / "mobilenet_v2_224_int8_qdq.onnx", "--labels", labels)
+    bundle = packed(
+        tmp_path / "int8", classify / "mobilenet_v2_224_int8_qdq.onnx", "--labels", labels, "--filter", "linear"
+    )
     more = ("--bundle", bundle, "--data", data / "samples", "--backend", "onnxruntime")
     told = parity(*more, "--reference", classify / "mobilenet_v2_224_fp32.onnx")
     (row,) = told["rows"]

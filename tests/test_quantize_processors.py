@@ -436,15 +436,12 @@ def test_the_report_says_of_each_processor_how_it_is_known(
 
 
 @pytest.mark.timeout(300)
-def test_what_is_made_for_any_processor_is_tried_on_an_emulated_one(
-    made: Path, tmp_path: Path, qemu: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_made_for_any_processor_is_tried_on_an_emulated_one(made: Path, tmp_path: Path, qemu: str) -> None:
     words = ("--backend", "onnxruntime", "--emulate-s", "200", "--for", "x86-64-v2", "--validation", "8")
     assert quantize(made, tmp_path / "made", *words) == 0
     (proof,) = json.loads((tmp_path / "made" / "quantize.json").read_text())["processors"]
     assert (proof["processor"], proof["how"], proof["pictures"], proof["flips"]) == ("x86-64-v2", "emulated", 8, 0)
     assert proof["by"] == f"{Path(qemu).name} -cpu Nehalem"
-    assert "x86-64-v2 emulated: starting" in capsys.readouterr().err
 
 
 def test_for_vnni_alone_weights_have_8_bits(made: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class Prover:
         """
         packages: tuple[str, ...] = getattr(driver("backend", candidate.name), "packages", ())
         if bundle.golden is None and not packages:
-            return Proof("unproven", "there is no runtime in it, and nothing to prove")
+            return Proof("consistent", "needs no proof: there is no runtime in it")
         key = _key(artefact, candidate)
         known = self._known.get((bundle.digest, key))
         found = self._found(bundle, packages)

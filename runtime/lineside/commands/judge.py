@@ -34,6 +34,7 @@ FEWEST_CANDIDATES = 20  # with fewer all of them may well be above the score
 MAX_CANDIDATES = 1000  # that a decoder hands on before suppression
 DENSE = ("yolov5", "yolov8", "yolox", "efficientdet")  # a candidate for every place
 LISTED = ("yolo_e2e", "yolov7_e2e", "nas_flat", "detection_output")  # rows of findings, with a whole class number each
+_BEST = 50
 _SLACK = 2e-3  # a quantised score of 1 may be 1.001
 SURE = 0.5
 _SAME = 0.5  # IoU of two boxes of one thing
@@ -77,9 +78,11 @@ def judge(
         above = [each for each in _decoded(decode, specs, labels, input, loud, shots) if isinstance(each, Detections)]
     except ConfigError as error:
         return Verdict((str(error),), ())
-    signs = [*_of_scores(every), *_of_boxes(every), *_of_classes(above, labels), *_of_counts(every, above)]
+    # a dense head's weak candidates may be any box; a list of findings was sorted out by the model itself
+    boxes = [_best(each) for each in every] if decode in DENSE else every
+    signs = [*_of_scores(every), *_of_boxes(boxes), *_of_classes(above, labels)]
     if decode in DENSE and not signs:
-        signs += _of_dense(every)
+        signs += [*_of_counts(every, above), *_of_dense(every)]
     if not signs and _alike(every, seen):
         signs.append(f"it finds the same in each of {len(shots)} pictures that differ")
     return Verdict(tuple(signs), seen)
@@ -146,6 +149,12 @@ def _of_dense(every: Sequence[Detections]) -> list[str]:
     if rows and all((each.scores == 0).all() for each in every):
         return ["every score of every candidate is 0"]
     return []
+
+
+def _best(seen: Detections) -> Detections:
+    """The surest candidates, of which a right reading has sound boxes even where none is a finding."""
+    best = np.argsort(-seen.scores, kind="stable")[:_BEST]
+    return Detections(seen.boxes[best], seen.scores[best], seen.class_ids[best])
 
 
 def _of_boxes(every: Sequence[Detections]) -> list[str]:

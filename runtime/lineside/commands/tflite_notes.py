@@ -72,7 +72,13 @@ def _metadata(memory: mmap.mmap, files: dict[str, str]) -> dict[str, Any]:
                     found["min_score"] = float(options.scalar(0, "<f"))
         for named in tensor.tables(6):
             text = files.get(named.text(0))
-            if text is not None and int(named.scalar(2, "<b")) in _AXIS_LABELS and "labels" not in found:
+            is_table = text is not None and literal(text) is not None  # Ultralytics names its own notes as labels
+            if (
+                text is not None
+                and not is_table
+                and int(named.scalar(2, "<b")) in _AXIS_LABELS
+                and "labels" not in found
+            ):
                 found["labels"] = tuple(line.strip() for line in text.strip().splitlines())
     return found
 
