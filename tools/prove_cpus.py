@@ -63,7 +63,8 @@ class Proof:
         self.bundles = {one.name: one for one in found if not asked.bundle or one.name in asked.bundle}
         self.backends = asked.backend or BACKENDS
         self._pictures = {
-            name: pictures(SCORED_ON[name], self.count, asked.data, asked.keep / "pictures") for name in self.bundles
+            name: pictures(bundle, SCORED_ON[name], self.count, asked.data, asked.keep / "pictures")
+            for name, bundle in self.bundles.items()
         }
         self._reference: dict[
             tuple[str, str], list[dict[str, Any]]

@@ -1,4 +1,7 @@
-"""The test pictures of each bundle's own list, decoded once, so that no emulated processor has to."""
+"""The test pictures of each bundle's own list, decoded and scaled once, so that no emulated processor has to.
+
+Scaled here, since OpenCV scales by other code on ARM, up to two grey levels apart: what differs then is the runtime's.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,23 @@ from rendered import TEST_SEED
 from lineside.cameras.render import Scene
 from lineside.errors import ConfigError
 from lineside.records import Image
+from lineside.store.bundle import Bundle
+from lineside.vision.prepare import Prepare
 
 
-def pictures(on: str, count: int, data: Path, folder: Path) -> tuple[Path, str]:
-    """The .npz of `count` pictures of a list, spread evenly over it, and its digest; made if it is not there.
+def pictures(bundle: Bundle, on: str, count: int, data: Path, folder: Path) -> tuple[Path, str]:
+    """The .npz of `count` pictures of a list, spread evenly over it, on the bundle's canvas, and its digest; made if it
+    is not there.
 
     Raises ConfigError where the data is not there.
     """
-    path = folder / f"{on}-{count}.npz"
+    path = folder / f"{bundle.name}-{on}-{count}.npz"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part.npz")
-        numbered: dict[str, Any] = {f"{number}": image for number, image in enumerate(_picked(on, count, data))}
+        prepare = Prepare(bundle.input)
+        canvases = (prepare.put(image)[0].copy() for image in _picked(on, count, data))
+        numbered: dict[str, Any] = {f"{number}": canvas for number, canvas in enumerate(canvases)}
         np.savez(part, **numbered)
         part.replace(path)
     digest = hashlib.sha256()
