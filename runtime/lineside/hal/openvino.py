@@ -72,7 +72,12 @@ class OpenVinoBackend:
         core = ov.Core()
         if kinds[0] in _REMEDY:
             _check_present(core, device, kinds[0])
-        config = _config(kinds, threads, slots, options, cache_dir)
+        # Without INT8 kernels OpenVINO (2025.1 to 2026.4) mixes up the weights of several streams, now and then: each
+        # slot then has a compiled model of its own, with one stream.
+        apart = slots if kinds[0] == "cpu" and _asks_exact(options) else 1
+        config = _config(
+            kinds, threads or (max(1, allowed_cores() // slots) if apart > 1 else 0), slots // apart, options, cache_dir
+        )
         kept = None
         if kinds[0] == "cpu" and cache_dir is not None and options.get("cache", True):
             kept = kept_at(cache_dir, core, ov.__version__, artefact, input, (config, _asks_exact(options)))
@@ -86,8 +91,12 @@ class OpenVinoBackend:
         self.device = _truly(compiled.model) if kinds[0] == "auto" else device
         self._constants = constant_inputs(artefact.path, self.inputs, input)  # the requests read their memory
         at = self.inputs.index(spec)
+        models = [compiled.model]
+        while len(models) < apart:
+            again = load(kept, core, config) if kept is not None else None
+            models.append((again or _compile(ov, core, artefact, input, device, config, options)).model)
         self._slots = [
-            _Slot(ov, self._request(ov, compiled.model), at, input, spec, self.outputs) for _ in range(slots)
+            _Slot(ov, self._request(ov, models[slot % apart]), at, input, spec, self.outputs) for slot in range(slots)
         ]
 
     def _request(self, ov: Any, model: Any) -> Any:
