@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lineside.hal.ort import OrtBackend
@@ -46,3 +47,41 @@ def test_a_layer_that_is_float_stays_float(tmp_path: Path) -> None:
     (answer,) = model.infer(np.full((SIDE, SIDE, 3), 200, np.uint8))
     model.close()
     np.testing.assert_allclose(answer.raw[0, 1], 3 * 200 * WEIGHTS[1], atol=0.01)
+
+
+@pytest.mark.parametrize("level", ["disabled", "basic", "extended", "all"])
+def test_integer_operators_are_exact_at_every_level_of_optimisation(level: str, tmp_path: Path) -> None:
+    """255 x 127 four times; in 16 bits the sum would be 65 534."""
+    weights = np.full((1, 4, 1, 1), 127, np.int8)
+    held = {
+        "one": np.float32(1),
+        "zero": np.uint8(0),
+        "none": np.int8(0),
+        "weights": weights,
+        "step": np.float32(1 / 127),
+        "wide": np.float32(4),
+    }
+    nodes = [
+        helper.make_node("Concat", ["image", "image"], ["six"], axis=1),
+        helper.make_node("Slice", ["six", "from", "to", "axis"], ["four"]),
+        helper.make_node("QuantizeLinear", ["four", "one", "zero"], ["quantised"]),
+        helper.make_node(
+            "QLinearConv", ["quantised", "one", "zero", "weights", "step", "none", "wide", "zero"], ["summed"]
+        ),
+        helper.make_node("DequantizeLinear", ["summed", "wide", "zero"], ["answer"]),
+    ]
+    held |= {"from": np.int64([0]), "to": np.int64([4]), "axis": np.int64([1])}
+    graph = helper.make_graph(
+        nodes,
+        "integer",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, 1, SIDE, SIDE])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
+    )
+    path = tmp_path / "integer.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    artefact = Artefact(str(path), "onnx", "int8", sha256_of(path))
+    model = OrtBackend(artefact, InputSpec(SIDE, SIDE, "bgr", "nchw"), options={"graph_optimization": level})
+    (answer,) = model.infer(np.full((SIDE, SIDE, 3), 255, np.uint8))
+    model.close()
+    np.testing.assert_allclose(answer.raw, 4 * 255, atol=4)

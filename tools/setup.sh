@@ -14,8 +14,8 @@ STAMPS=$VENV/.lineside
 CONSTRAINTS=tools/constraints.txt
 
 # The real peers of tests/: a broker, promtool, pseudo serial lines, an RTSP server, a booted systemd, a C compiler for a
-# stand-in accelerator, Node for peers in JavaScript, an emulator of other processors. On a machine with systemd as PID 1, Debian starts the packaged
-# mosquitto and prometheus; the tests start their own.
+# stand-in accelerator, Node for peers in JavaScript, an emulator of other processors. On a machine with systemd as
+# PID 1, Debian starts the packaged mosquitto and prometheus; the tests start their own.
 PACKAGES=(
   mosquitto prometheus socat openssl gcc libc6-dev e2fsprogs systemd systemd-container udev nodejs npm qemu-user
   python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad

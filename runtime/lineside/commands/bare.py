@@ -8,6 +8,7 @@ import numpy as np
 
 from lineside.errors import ConfigError
 from lineside.hal.openvino import exact
+from lineside.hal.ort import exact as exact_in_onnxruntime
 from lineside.records import Artefact, TensorSpec
 from lineside.registry import vendor
 
@@ -44,7 +45,7 @@ def _onnxruntime(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.x64quantprecision", "1" if told.get("exact_int8", True) else "0")
+    options.add_session_config_entry("session.x64quantprecision", exact_in_onnxruntime(told))
     providers = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
     provider = providers[device.partition(":")[0]] + "ExecutionProvider"
     session = ort.InferenceSession(artefact.path, options, providers=[provider])

@@ -5,6 +5,7 @@ ONNX Runtime falls back to the CPU in silence when a provider does not start, so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from lineside.hal.artefact import (
 )
 from lineside.hal.board import allowed_cores
 from lineside.hal.pixels import PixelWriter
+from lineside.hal.processor import saturates_int8
 from lineside.records import Artefact, Image, InputSpec, Tensor, TensorSpec, Window
 from lineside.registry import vendor
 
@@ -83,7 +85,7 @@ class OrtBackend:
         check_file(artefact, FORMATS, "onnxruntime")
         ort = vendor("onnxruntime")
         providers = _providers(artefact, kind, int(number or 0), options, cache_dir, ort)
-        session_options = _session_options(ort, threads or max(1, allowed_cores() // slots), options)
+        session_options = _session_options(ort, threads or max(1, allowed_cores() // slots), options, artefact.path)
         try:
             self._session = ort.InferenceSession(
                 artefact.path, session_options, providers=providers, disabled_optimizers=_UNASKED
@@ -168,16 +170,16 @@ class _Slot:
         self._binding = binding
 
 
-def _session_options(ort: Any, threads: int, options: Options) -> Any:
+def _session_options(ort: Any, threads: int, options: Options, path: str) -> Any:
     chosen = ort.SessionOptions()
     chosen.intra_op_num_threads = threads
     chosen.inter_op_num_threads = 1
     chosen.log_severity_level = 3  # errors; what matters is in our own messages
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.get("spinning") else "0")
     # On x86-64 without VNNI its U8S8 kernels add pairs of products in 16 bits (vpmaddubsw), which saturates: answers
-    # are wrong, and nothing says so. With this it takes U8U8 kernels there (1.2 to 1.5 x the time), and nothing
-    # changes elsewhere. Source: onnxruntime.ai, "Quantize ONNX models", "When and why do I need to try U8U8?"
-    chosen.add_session_config_entry("session.x64quantprecision", "1" if options.get("exact_int8", True) else "0")
+    # are wrong, and nothing says so. With this it takes U8U8 kernels (1.2 to 1.5 x the time); not where VNNI makes it
+    # needless. Source: onnxruntime.ai, "Quantize ONNX models", "When and why do I need to try U8U8?"
+    chosen.add_session_config_entry("session.x64quantprecision", exact(options))
     level = str(options.get("graph_optimization", "all"))
     levels = {
         name: f"ORT_{'ENABLE_' if name != 'disabled' else 'DISABLE_'}{name.upper()}"
@@ -186,8 +188,21 @@ def _session_options(ort: Any, threads: int, options: Options) -> Any:
     levels["disabled"] = "ORT_DISABLE_ALL"
     if level not in levels:
         raise ConfigError(f"onnxruntime: option graph_optimization = {level!r}: one of {', '.join(levels)}")
+    if level in ("disabled", "basic") and exact(options) == "1" and _has_integer_operators(path):
+        level = "extended"  # at which the weights of such operators become uint8; below, exactness is not asked for
     chosen.graph_optimization_level = getattr(ort.GraphOptimizationLevel, levels[level])
     return chosen
+
+
+def _has_integer_operators(path: str) -> bool:
+    """Whether the file asks for integer kernels by name, and not by QuantizeLinear pairs around float operators."""
+    content = Path(path).read_bytes()
+    return any(name in content for name in (b"QLinear", b"MatMulInteger", b"ConvInteger", b"QGemm"))
+
+
+def exact(options: Mapping[str, object]) -> str:
+    """ "1" where the CPU's INT8 answers need it to be exact, else "0"."""
+    return "1" if options.get("exact_int8", True) and saturates_int8() else "0"
 
 
 def _providers(
