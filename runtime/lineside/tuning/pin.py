@@ -25,7 +25,7 @@ from lineside.tuning.plan import TuningPlan, box_facts, changes, parse
 
 _log = logging.getLogger(__name__)
 
-_GRACE_S = 60.0  # beyond what a plan was given: to open every runtime, and on a box that is busy starting
+_GRACE_S = 300.0  # beyond what a plan was given: to try every way once, and on a box that is busy starting
 _POLL_S = 0.1
 
 
