@@ -165,8 +165,11 @@ def test_a_box_that_is_killed_leaves_no_gap_and_uses_no_seq_twice(tmp_path: Path
         for message in subscriber.records("decision") + subscriber.records("backfill"):
             decided = message["id"] + message["decided_at"]
             assert contents.setdefault(message["seq"], decided) == decided, f"seed {seed}: a seq was used twice"
-        states = [message["state"] for message in subscriber.records("status")]
-        assert states.count("offline") >= 5, "the last will of each killed box"
+
+        def wills() -> int:
+            return [message["state"] for message in subscriber.records("status")].count("offline")
+
+        eventually(lambda: wills() >= 5, what="the last will of each killed box")
         made.stop(1.0)
         opened.stop()
         subscriber.close()
