@@ -34,6 +34,7 @@ FOREIGN = {  # not trained here; what LiteRT runs is INT8 from end to end, what 
     "fastestdet": ("openvino", "detect/fastestdet_352.onnx", (352, 352), "nchw"),
     "mobilenet_v2_qdq": ("onnxruntime", "classify/mobilenet_v2_224_int8_qdq.onnx", (224, 224), "nchw"),
 }
+NORMALISED = {"mobilenet_v2": (128, 128), "yolov5n": (0, 255)}  # mean and std, where the input is quantised
 NEAR = {  # of the range; between float layers a last bit may become a step of INT8
     ("litert", "int8"): 1e-5,
     ("litert", "mixed"): 0.05,
@@ -124,8 +125,9 @@ def answers(arm: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     jobs = [job for name in BUNDLES for job in jobs_of(name)]
     for key, (backend, file, size, layout) in FOREIGN.items():
         path = data / "models" / file
+        mean, std = NORMALISED.get(key, (0, 1))
         jobs.append(
-            [f"{key}/{backend}/int8", backend, str(path), path.suffix[1:], size, "rgb", layout, [0] * 3, [1] * 3]
+            [f"{key}/{backend}/int8", backend, str(path), path.suffix[1:], size, "rgb", layout, [mean] * 3, [std] * 3]
         )
     picture = cv2.imread(str(shipped("models") / "conveyor-parts" / "golden" / "0.png"))
     sizes = {(640, 360), *(tuple(job[4]) for job in jobs)}
