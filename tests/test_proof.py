@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +143,27 @@ def test_a_runtime_that_dies_of_an_illegal_instruction_is_passed_over(tmp_path: 
 
 
 @pytest.mark.usefixtures("dying")
+def test_what_may_have_been_want_of_memory_is_refused_now_and_tried_again_at_the_next_start(tmp_path: Path) -> None:
+    bundle = open_bundle(fake_bundle())
+    proof = Prover(tmp_path).prove(bundle, bundle.artefacts[0], Candidate(name="killed"))
+    assert proof.state == "broken"
+    assert "SIGKILL" in proof.told
+    assert not list(tmp_path.glob("models/*/*.json"))
+
+
+def trials(folder: Path) -> list[str]:
+    """The processes in which a model is tried for the daemon of this folder."""
+    cache = str(folder / "cache")
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().decode(errors="replace")
+            if "lineside.proving" in words and cache in words:
+                found.append(words)
+    return found
+
+
+@pytest.mark.usefixtures("dying")
 def test_a_trial_ends_when_the_daemon_is_stopped(tmp_path: Path) -> None:
     clip = pictures(tmp_path / "clip", 3)
     board = tmp_path / "board.toml"
@@ -159,6 +181,10 @@ def test_a_trial_ends_when_the_daemon_is_stopped(tmp_path: Path) -> None:
         status, took_s = daemon.stop()
     assert status == 0, daemon.log()
     assert took_s < 10
+    with Daemon(tmp_path, config) as daemon:
+        until(lambda: trials(tmp_path), what="the trial's process")
+        daemon.kill()
+        until(lambda: not trials(tmp_path), what="its end after kill -9 of the daemon")
 
 
 # --- without golden pictures

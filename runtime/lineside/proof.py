@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 _TRIAL_S = 300.0
 _ENGINE_BUILD_S = 1800.0  # TensorRT's first build of an engine takes minutes; GPUs and NPUs compile, too
 _POLL_S = 0.05
-_SIGNALS = {
+_SIGNALS: dict[int, str] = {
     signal.SIGILL: "an illegal instruction (SIGILL): the runtime's package needs a newer processor",
     signal.SIGSEGV: "a fault in the runtime (SIGSEGV)",
     signal.SIGABRT: "an abort of the runtime (SIGABRT)",
@@ -105,8 +105,8 @@ class Prover:
         if known is None and found is not None:
             known = _kept(found, key)
         if known is None or again:
-            known = self._try(bundle, artefact, candidate)
-            if found is not None:
+            known, is_lasting = self._try(bundle, artefact, candidate)
+            if found is not None and is_lasting:
                 _keep(found, key, known)
         self._known[bundle.digest, key] = known
         return known
@@ -129,7 +129,8 @@ class Prover:
         told = {**facts(read(), packages), "lineside": __version__}
         return Found(self._state_dir, bundle.digest, fingerprint(told))
 
-    def _try(self, bundle: Bundle, artefact: Artefact, candidate: Candidate) -> Proof:
+    def _try(self, bundle: Bundle, artefact: Artefact, candidate: Candidate) -> tuple[Proof, bool]:
+        """The proof, and whether to keep it: a busy moment or want of memory tells nothing of the next start."""
         for case in bundle.golden.cases if bundle.golden else ():
             picture(bundle.folder, case)  # a damaged bundle is no fault of this way to run it
         limit_s = _TRIAL_S if candidate.device == "cpu" else _ENGINE_BUILD_S
@@ -138,6 +139,7 @@ class Prover:
             "file": Path(artefact.path).name,
             "candidate": asdict(candidate),
             "cache_dir": None if self._cache_dir is None else str(self._cache_dir),
+            "parent": os.getpid(),
         }
         began_s = time.monotonic()
         told = _apart(asked, limit_s, self._is_stopping)
@@ -148,7 +150,7 @@ class Prover:
         proof = Proof(told["state"], str(told["told"]))
         took_s = time.monotonic() - began_s
         _log.info("%s %s: %s %s (%.1f s)", bundle.name, bundle.version, _key(artefact, candidate), proof, took_s)
-        return proof
+        return proof, not told.get("passing", False)
 
 
 def state_folder() -> Path | None:
@@ -187,6 +189,13 @@ def _keep(found: Found, key: str, proof: Proof) -> None:
 
 def _apart(asked: Mapping[str, object], limit_s: float, is_stopping: Callable[[], bool]) -> dict[str, Any]:
     """What `python -m lineside.proving` answers; of one that dies or hangs, that. Raises DeviceError."""
+    try:
+        return _tried(asked, limit_s, is_stopping)
+    except (OSError, ValueError) as error:  # no room for the answer, or only for a part of it
+        raise DeviceError(f"a model cannot be tried: its answer cannot be written or read ({error})") from error
+
+
+def _tried(asked: Mapping[str, object], limit_s: float, is_stopping: Callable[[], bool]) -> dict[str, Any]:
     ends_s = time.monotonic() + limit_s
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
         command = [sys.executable, "-P", "-m", "lineside.proving", str(answer.fileno()), json.dumps(asked)]
@@ -207,7 +216,8 @@ def _apart(asked: Mapping[str, object], limit_s: float, is_stopping: Callable[[]
                         raise DeviceError("stopped while a model was being tried") from None
                     if time.monotonic() > ends_s:
                         child.kill()
-                        return {"state": "broken", "told": f"does not end: no answer within {limit_s:.0f} s"}
+                        late = f"does not end: no answer within {limit_s:.0f} s"
+                        return {"state": "broken", "told": late, "passing": True}
                 except BaseException:
                     child.kill()
                     raise
@@ -219,6 +229,7 @@ def _apart(asked: Mapping[str, object], limit_s: float, is_stopping: Callable[[]
         said.seek(0)
         last = said.read().decode(errors="replace").strip().splitlines()[-1:]
     if status < 0:
-        name = _SIGNALS.get(signal.Signals(-status), signal.Signals(-status).name)
-        return {"state": "broken", "told": f"kills its process: {name}"}
-    return {"state": "broken", "told": f"ends its process with exit status {status}: {''.join(last)[:300]}"}
+        name = _SIGNALS.get(-status, f"signal {-status}")
+        return {"state": "broken", "told": f"kills its process: {name}", "passing": -status == signal.SIGKILL}
+    told_last = "".join(last)[:300]
+    return {"state": "broken", "told": f"ends its process with exit status {status}: {told_last}", "passing": True}

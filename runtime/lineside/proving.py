@@ -6,8 +6,10 @@ in another runtime or without a runtime's optimisations, or another file of the 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -30,6 +32,7 @@ from lineside.registry import driver
 from lineside.store import golden
 from lineside.store.bundle import Bundle, read_bundle
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _SHOWN = 3  # differences that a sentence names
 _PICTURES = 8
 _MOST_DIFFER = 2  # of these pictures: two files of one model may decide a close case differently
@@ -38,10 +41,15 @@ _OTHER_FILE = golden.Tolerance(score=0.3, iou=0.6)  # two quantisations of a mod
 
 def main() -> None:
     """argv: the file descriptor of the answer, and what is asked, as JSON."""
+    with suppress(OSError, AttributeError):  # a parent that is killed takes a trial that hangs with it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    asked = json.loads(sys.argv[2])
+    if os.getppid() != asked["parent"]:
+        sys.exit("whoever asked is gone")
     with suppress(OSError):  # where memory ends, it is this process that goes
         Path("/proc/self/oom_score_adj").write_text("1000")
     cv2.setNumThreads(1)
-    answer = {**_try(json.loads(sys.argv[2])), "features": features()}
+    answer = {**_try(asked), "features": features()}
     with open(int(sys.argv[1]), "w", encoding="utf-8") as file:
         json.dump(answer, file)
         file.flush()

@@ -21,6 +21,15 @@ class Illegal(FakeBackend):
         os.kill(os.getpid(), signal.SIGILL)
 
 
+class Killed(FakeBackend):
+    """As where the system's memory ends."""
+
+    packages = ("dying",)
+
+    def __init__(self, *words: Any, **named: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Hanging(FakeBackend):
     """As a model with a loop that does not end."""
 
